@@ -1,0 +1,79 @@
+# Every target works on a fresh machine with Python 3.11+ (headers, venv), git, make and a C/C++ compiler.
+# `make PYTHON=python3.12 …` chooses another Python; CMAKE_ARGS chooses a GPU backend (`make help`).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+# A world is one seed: `make sim SEEDS=2000 FROM=0`.
+SEEDS ?= 2000
+FROM ?= 0
+
+# `make test -j` would start the tests before the check has ended.
+.NOTPARALLEL:
+.PHONY: help setup tools demo test check format bench sim chaos lock clean
+
+help:
+	@echo 'make demo     set up, then make three images on a virtual card and tell what happens'
+	@echo 'make test     set up, check, and run all tests'
+	@echo 'make setup    virtual environment, native engines, demo models; does only what is out of date'
+	@echo 'make check    format, lint, types, import contracts, tidiness (no native build)'
+	@echo 'make format   let ruff rewrite the files'
+	@echo 'make bench    run the benchmarks and write their tables into bench/'
+	@echo 'make sim      simulated worlds: SEEDS=$(SEEDS) of them FROM=$(FROM)'
+	@echo 'make chaos    kill and starve real workers'
+	@echo 'make lock     resolve the dependencies again'
+	@echo 'make clean    remove .venv and tool caches; models and native builds stay in the cache folder'
+	@echo
+	@echo 'A GPU backend: CMAKE_ARGS=-DGGML_CUDA=ON make setup   (also GGML_VULKAN, GGML_HIP, GGML_METAL)'
+
+setup:
+	@$(PYTHON) scripts/bootstrap.py
+
+tools:
+	@$(PYTHON) scripts/bootstrap.py --tools
+
+demo: setup
+	@$(BIN)/python scripts/demo.py
+
+test: setup check
+	@echo 'test: all tests'
+	@$(BIN)/python -m pytest --refuse-skips
+
+check: tools
+	@echo 'check: format'
+	@$(BIN)/ruff format --check --quiet .
+	@echo 'check: lint'
+	@$(BIN)/ruff check --quiet .
+	@echo 'check: types'
+	@$(BIN)/mypy
+	@echo 'check: import contracts'
+	@$(BIN)/lint-imports --no-logo
+	@echo 'check: tidiness'
+	@$(BIN)/python -m pytest -q tests/test_tidy.py
+
+format: tools
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup
+	@echo 'bench: this takes a while; tables go to bench/'
+	@$(BIN)/python scripts/bench.py
+
+sim: tools
+	@echo 'sim: $(SEEDS) worlds from seed $(FROM)'
+	@$(BIN)/python -m pytest -q tests/sim --seeds=$(SEEDS) --from-seed=$(FROM)
+
+chaos: setup
+	@$(BIN)/python -m pytest --refuse-skips -m chaos
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+lock: tools
+	@echo 'lock: resolving requirements/*.txt (UPGRADE=--upgrade takes newer versions)'
+	@$(LOCK) $(UPGRADE) requirements/bootstrap.in -o requirements/bootstrap.txt
+	@$(LOCK) $(UPGRADE) requirements/native.in -o requirements/native.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --group dev -c requirements/bootstrap.txt -o requirements/dev.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
