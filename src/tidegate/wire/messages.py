@@ -1,0 +1,358 @@
+"""The messages between the parent and an image worker: two closed unions, `ToWorker` and `FromWorker`.
+
+A conversation, in order:
+
+    worker  Hello                    version of this language, engine build, pid
+    parent  Survey                   worker  Surveyed | Refused
+    parent  Open                     worker  Opened | Refused
+    parent  Predict                  worker  FootprintPredicted | Refused
+    parent  Load / Release           worker  Loaded / Released | StageFailed
+    parent  RunStage                 worker  Progress*, then StageFinished | StageFailed
+    parent  Measure                  worker  Measured
+    parent  Cancel                   (the running stage answers StageFailed with fault `cancelled`)
+    parent  Ping                     worker  Pong, at once, even while a stage runs
+    parent  Shutdown                 the worker exits with code 0
+    worker  Log                      at any time
+
+Every command but Shutdown carries a `serial` that its answer repeats (in Cancel it names the stage to stop).
+Commands are carried out one after the other in the order in which they came. Unknown fields are ignored, so
+either side may learn new ones; an unknown message is a `ProtocolError`. Bytes are integers and end in
+`_bytes`, times in `_ms`.
+
+Neighbours: `tidegate.core.stage` owns Stage, Component and Execution; `frames` puts messages on a stream;
+`artifacts` holds the files that the paths name.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+from tidegate.core.stage import Component, Execution, Stage
+from tidegate.wire.frames import ProtocolError
+
+# Raised whenever an old worker could misunderstand a new parent or the other way round.
+WIRE_VERSION: Final = 1
+# A latent preview is one pixel per latent cell: 192 KiB for an image of 2048 by 2048.
+PREVIEW_BYTES_MAX: Final = 256 * 1024
+# A log line that is longer says nothing more.
+TEXT_CHARACTERS_MAX: Final = 4000
+
+
+class FaultKind(enum.StrEnum):
+    """Why a command failed, as far as the worker that survived it can tell."""
+
+    INVALID_MODEL = "invalid_model"
+    INVALID_REQUEST = "invalid_request"
+    UNSUPPORTED = "unsupported"
+    OUT_OF_MEMORY = "out_of_memory"
+    NOT_FINITE = "not_finite"
+    CANCELLED = "cancelled"
+    STORAGE = "storage"
+    ENGINE = "engine"
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="kind", tag=str.lower):
+    """Base of all messages; the class name in lower case is the tag on the wire."""
+
+
+class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One image, in the words of the engine. A batch is several of these with seed, seed + 1, and so on."""
+
+    prompt: str
+    negative: str = ""
+    width: int = 512
+    height: int = 512
+    steps: int = 20
+    cfg: float = 7.0
+    guidance: float = 3.5
+    seed: int = 42
+    sampler: str = ""
+    scheduler: str = ""
+    clip_skip: int = -1
+    strength: float = 0.75
+    eta: float | None = None
+    flow_shift: float | None = None
+
+
+# ---------------------------------------------------------------- from the parent to the worker
+
+
+class Survey(Message, frozen=True, kw_only=True):
+    """Ask which devices the engine sees; a virtual card is attached first when its ledger is named."""
+
+    serial: int
+    ledger_path: str = ""
+
+
+class Open(Message, frozen=True, kw_only=True):
+    """Open a model by its files, keyed by role (model, diffusion_model, clip_l, ..., vae, taesd)."""
+
+    serial: int
+    files: dict[str, str]
+    device: str
+    threads: int = 0
+    flash_attention: bool = True
+    direct_convolution: bool = True
+    weight_type: str = ""
+
+
+class Predict(Message, frozen=True, kw_only=True):
+    """Ask what a stage would need. Nothing is allocated and nothing need be loaded."""
+
+    serial: int
+    stage: Stage
+    request: ImageRequest
+    execution: Execution
+
+
+class Load(Message, frozen=True, kw_only=True):
+    """Bring a component's weights to their place. `encoder` adds the half of the VAE that encodes."""
+
+    serial: int
+    component: Component
+    execution: Execution
+    encoder: bool = False
+
+
+class Release(Message, frozen=True, kw_only=True):
+    """Give back everything a component holds."""
+
+    serial: int
+    component: Component
+
+
+class RunStage(Message, frozen=True, kw_only=True):
+    """Run one stage on files. `inputs` names artifacts by role; `output` and `tape` are paths to write.
+
+    Roles: denoise needs `embeddings` and perhaps `init_latent`, decode needs `latent`. Pixels travel through
+    the exchange, a memory file that both processes hold: encode_image reads RGB rows from it, decode writes
+    them to it. `fingerprint` goes into the output, so that a later process can tell whose it is.
+    """
+
+    serial: int
+    stage: Stage
+    request: ImageRequest
+    execution: Execution
+    inputs: dict[str, str] = {}
+    output: str = ""
+    tape: str = ""
+    fingerprint: dict[str, str] = {}
+    previews: bool = False
+
+
+class Measure(Message, frozen=True, kw_only=True):
+    """Ask what is free and what this worker holds; `resets_peaks` starts new high-water marks."""
+
+    serial: int
+    resets_peaks: bool = False
+
+
+class Cancel(Message, frozen=True, kw_only=True):
+    """Stop the stage with this serial at the next step, or before it begins. What is on the tape stays."""
+
+    serial: int
+
+
+class Ping(Message, frozen=True, kw_only=True):
+    """Are you alive? Answered from the reading thread, so a stopped process is told from a busy one."""
+
+    serial: int
+
+
+class Shutdown(Message, frozen=True, kw_only=True):
+    """Release everything and exit with code 0."""
+
+
+# ---------------------------------------------------------------- from the worker to the parent
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """The first frame. A parent that speaks another version hangs up."""
+
+    version: int
+    engine_build: str
+    pid: int
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One device of the engine, in its own words; `type` is `gpu` or `cpu`."""
+
+    name: str
+    description: str
+    type: str
+    total_bytes: int
+    free_bytes: int
+
+
+class Surveyed(Message, frozen=True, kw_only=True):
+    """The devices, and those of them that belong to the attached virtual card."""
+
+    serial: int
+    devices: tuple[DeviceFacts, ...]
+    attached: tuple[str, ...] = ()
+
+
+class ComponentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the headers say about one component."""
+
+    tensor_count: int
+    file_bytes: int
+    types: dict[str, int] = {}
+
+
+class Opened(Message, frozen=True, kw_only=True):
+    """The model was opened. `latent_channels` and `latent_factor` give the latent's shape for any size."""
+
+    serial: int
+    family: str
+    components: dict[str, ComponentFacts]
+    latent_channels: int
+    latent_factor: int
+    size_multiple: int
+    device: str
+    samplers: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ()
+
+
+class FootprintPredicted(Message, frozen=True, kw_only=True):
+    """The bytes a stage needs, from a dry run of the very code that would run it."""
+
+    serial: int
+    weights_bytes: int
+    compute_bytes: int
+    card_peak_bytes: int
+    ram_peak_bytes: int
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """Open or Predict could not be answered."""
+
+    serial: int
+    fault: FaultKind
+    message: str
+
+
+class Loaded(Message, frozen=True, kw_only=True):
+    """The weights are in their place."""
+
+    serial: int
+    component: Component
+    ms: int
+    card_bytes: int
+    ram_bytes: int
+
+
+class Released(Message, frozen=True, kw_only=True):
+    """The component holds nothing any more; the figures are what the worker still holds."""
+
+    serial: int
+    component: Component
+    card_bytes: int
+    ram_bytes: int
+
+
+class Measured(Message, frozen=True, kw_only=True):
+    """Free and total bytes of the device as the engine sees it, and what this worker holds."""
+
+    serial: int
+    card_free_bytes: int
+    card_total_bytes: int
+    card_bytes: int
+    ram_bytes: int
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """One step is done. `preview` is RGB, one pixel per latent cell, and empty when none was asked for."""
+
+    serial: int
+    stage: Stage
+    step: int
+    steps: int
+    card_bytes: int = 0
+    preview_width: int = 0
+    preview_height: int = 0
+    preview: bytes = b""
+
+
+class StageFinished(Message, frozen=True, kw_only=True):
+    """A stage is done. If `storage_error` says why it was not saved, only this worker has the result."""
+
+    serial: int
+    stage: Stage
+    artifact: str
+    sha256: str
+    ms: int
+    card_peak_bytes: int
+    ram_peak_bytes: int
+    storage_error: str = ""
+
+
+class StageFailed(Message, frozen=True, kw_only=True):
+    """Load, Release or RunStage failed and the worker lives on."""
+
+    serial: int
+    fault: FaultKind
+    message: str
+    card_peak_bytes: int = 0
+    ram_peak_bytes: int = 0
+
+
+class Pong(Message, frozen=True, kw_only=True):
+    """Alive."""
+
+    serial: int
+
+
+class Log(Message, frozen=True, kw_only=True):
+    """A line from the engine."""
+
+    level: str
+    text: str
+
+
+ToWorker = Survey | Open | Predict | Load | Release | RunStage | Measure | Cancel | Ping | Shutdown
+FromWorker = (
+    Hello
+    | Surveyed
+    | Opened
+    | FootprintPredicted
+    | Refused
+    | Loaded
+    | Released
+    | Measured
+    | Progress
+    | StageFinished
+    | StageFailed
+    | Pong
+    | Log
+)
+
+_ENCODER = msgspec.msgpack.Encoder()
+_TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+# AssertionError: an Execution checks its own rules (a tile belongs to tiled decoding) when it is built.
+_NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AssertionError)
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    """The payload of one frame."""
+    return _ENCODER.encode(message)
+
+
+def decode_to_worker(payload: bytes) -> ToWorker:
+    """Read what a parent said."""
+    try:
+        return _TO_WORKER.decode(payload)
+    except _NOT_A_MESSAGE as error:
+        raise ProtocolError(f"not a message for a worker: {error}") from error
+
+
+def decode_from_worker(payload: bytes) -> FromWorker:
+    """Read what a worker said."""
+    try:
+        return _FROM_WORKER.decode(payload)
+    except _NOT_A_MESSAGE as error:
+        raise ProtocolError(f"not a message from a worker: {error}") from error
