@@ -1,0 +1,181 @@
+"""Children: processes of our own, started by exec, ended with a bound, and asked why they ended.
+
+Owns spawning, waiting without polling, TERM before KILL, grandchildren, and the last lines a child said. What
+is said on its channel is `worker`'s business; the child's own half of the bargain (dying with us) is
+`tidegate.workers.lifetime`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from tidegate.wire import channel, messages
+
+# Enough for a Python traceback or the backtrace that the engine prints before it aborts.
+LAST_LINES_MAX: Final = 40
+LINE_BYTES_MAX: Final = 2000
+# An engine that was told to go frees gigabytes; on a slow card that takes a second or two.
+TERM_GRACE_MS: Final = 3000
+# After KILL only the kernel is at work. A driver stuck in the kernel can keep a process for ever.
+KILL_GRACE_MS: Final = 10_000
+
+
+class Undead(Exception):
+    """A process did not end although it was killed; it hangs in the kernel, most likely in a driver."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a child ended: `signal_number` is 0 when it exited by itself with `exit_code`."""
+
+    exit_code: int
+    signal_number: int
+    last_lines: tuple[str, ...]
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether somebody ended it. A crash of its own (SIGABRT, SIGSEGV, SIGBUS ...) does not count."""
+        return self.signal_number in _SENT_BY_OTHERS
+
+    def text(self) -> str:
+        """Word it: 'died with signal 9 (SIGKILL)', 'exited with code 70'."""
+        if self.signal_number:
+            return f"died with signal {self.signal_number} ({_signal_name(self.signal_number)})"
+        return f"exited with code {self.exit_code}"
+
+
+_SENT_BY_OTHERS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no name
+        return "unnamed"
+
+
+class Child:
+    """One child process with a channel and a memory file shared with it (the exchange)."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        *,
+        talk: channel.Channel[messages.FromWorker],
+        exchange: int,
+        said: BinaryIO,
+    ) -> None:
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._ending: Ending | None = None
+        self._lines: deque[str] = deque(maxlen=LAST_LINES_MAX)
+        self._listener = threading.Thread(target=self._listen, args=(said,), name=f"stderr of {process.pid}")
+        self._listener.start()
+        self.channel = talk
+        self.exchange = exchange
+
+    @classmethod
+    def spawn(cls, module: str, *, environment: Mapping[str, str] | None = None) -> Child:
+        """Start `python -m module` in a session of its own; by exec, as a fork would carry our locks."""
+        ours, theirs = socket.socketpair()
+        exchange = os.memfd_create("tidegate-exchange", os.MFD_CLOEXEC)
+        read_end, write_end = os.pipe()
+        # -P: a file named numpy.py in the user's folder is none of the child's business.
+        command = [sys.executable, "-P", "-m", module, "--channel", str(theirs.fileno())]
+        command += ["--exchange", str(exchange), "--parent", str(os.getpid())]
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                pass_fds=(theirs.fileno(), exchange),
+                start_new_session=True,
+                env=None if environment is None else dict(environment),
+            )
+        except OSError:
+            ours.close()
+            os.close(read_end)
+            os.close(exchange)
+            raise
+        finally:
+            theirs.close()
+            os.close(write_end)
+        talk = channel.parent_end(ours)
+        return cls(process, talk=talk, exchange=exchange, said=os.fdopen(read_end, "rb"))
+
+    @property
+    def pid(self) -> int:
+        """Process id; valid until the child is waited for."""
+        return self._process.pid
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What the child said last on stdout and stderr."""
+        return tuple(self._lines)
+
+    def wait(self, wait_ms: int | None = None) -> Ending | None:
+        """Wait for the end; None when it did not come in time. Sweeps grandchildren away."""
+        if self._ending is not None:
+            return self._ending
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if not poller.poll(wait_ms):
+            return None
+        # The child is a zombie until it is waited for, so the number of its group cannot have been reused.
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # no grandchildren, or only dead ones
+            os.killpg(self._process.pid, signal.SIGKILL)
+        code = self._process.wait()
+        self._listener.join()
+        self._ending = Ending(
+            exit_code=max(0, code), signal_number=max(0, -code), last_lines=tuple(self._lines)
+        )
+        return self._ending
+
+    def signal(self, number: int) -> None:
+        """Send a signal unless the child is gone. By pidfd: never to a stranger with a reused number."""
+        if self._ending is None:
+            with contextlib.suppress(ProcessLookupError):  # it ended between the question and the signal
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def end(self, grace_ms: int = TERM_GRACE_MS) -> Ending:
+        """End it, by TERM and then by KILL. Raises `Undead` if even KILL had no effect."""
+        for number, patience_ms in ((signal.SIGTERM, grace_ms), (signal.SIGKILL, KILL_GRACE_MS)):
+            self.signal(number)
+            # A stopped process does not hear TERM before it is continued.
+            self.signal(signal.SIGCONT)
+            if ending := self.wait(patience_ms):
+                self._close()
+                return ending
+        raise Undead(f"process {self._process.pid} did not end although it was killed")
+
+    def finish(self, wait_ms: int = TERM_GRACE_MS) -> Ending:
+        """Wait for a child that is ending by itself, and end it if it does not."""
+        ending = self.wait(wait_ms)
+        if ending is None:
+            return self.end()
+        self._close()
+        return ending
+
+    def _close(self) -> None:
+        if self._pidfd >= 0:
+            self.channel.close()
+            os.close(self._pidfd)
+            os.close(self.exchange)
+            self._pidfd = -1
+
+    def _listen(self, said: BinaryIO) -> None:
+        with said:
+            while line := said.readline(LINE_BYTES_MAX):
+                self._lines.append(line.decode("utf-8", "replace").rstrip())
