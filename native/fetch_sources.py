@@ -14,12 +14,13 @@ Interface, for CMake and for people. Standard library and pip only; any Python 3
 
 In CMake:
 
-    execute_process(COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/fetch_sources.py
-                    OUTPUT_VARIABLE TIDEGATE_SD_SOURCES OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+    execute_process(
+        COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/fetch_sources.py
+        OUTPUT_VARIABLE TIDEGATE_SD_SOURCES OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 
 The sources lie in `<cache>/sources/<sha256 of the sdist>/`, where `<cache>` is $TIDEGATE_CACHE, else
-$XDG_CACHE_HOME/tidegate, else ~/.cache/tidegate. They are unpacked beside that folder and renamed into place, so that
-the folder exists completely or not at all, whoever was killed or ran at the same time.
+$XDG_CACHE_HOME/tidegate, else ~/.cache/tidegate. They are unpacked beside that folder and renamed into place,
+so that the folder exists completely or not at all, whoever was killed or ran at the same time.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def download(into: Path) -> Path:
     archives = sorted(into.glob("*.tar.gz"))
     if ended.returncode != 0 or len(archives) != 1:
         raise FetchError(
-            f"pip could not download the sources pinned in {PINS} (exit {ended.returncode}); check the network and "
-            "pip's index settings, or build with CMAKE_ARGS=-DTIDEGATE_SD_SOURCES=<unpacked stable-diffusion.cpp>"
+            f"pip could not download the sources pinned in {PINS.name} (exit {ended.returncode}); check the "
+            "network and pip's index settings, or name unpacked sources: CMAKE_ARGS=-DTIDEGATE_SD_SOURCES=<folder>"
         )
     return archives[0]
 
@@ -81,7 +82,8 @@ def verify(archive: Path, sha256: str) -> None:
 def unpack(archive: Path, into: Path) -> None:
     """Unpacks only the engine's own sources, without the sdist's top folder, and only plain files.
 
-    Written out by hand, because tarfile's extraction filters are missing from the first releases of Python 3.11.
+    Written out by hand, because tarfile's extraction filters are missing from the first releases of Python
+    3.11.
     """
     with tarfile.open(archive) as opened:
         for member in opened:
@@ -114,7 +116,9 @@ def fetch() -> Path:
         unpacked = Path(scratch, "unpacked")
         unpack(archive, unpacked)
         if not (unpacked / SOURCES_IN_SDIST / "CMakeLists.txt").is_file():
-            raise FetchError(f"{archive.name} holds no {SOURCES_IN_SDIST}; the pin in {PINS.name} is of another package")
+            raise FetchError(
+                f"{archive.name} holds no {SOURCES_IN_SDIST}; the pin in {PINS.name} is of another package"
+            )
         try:
             unpacked.rename(target)
         except OSError:

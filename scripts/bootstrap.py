@@ -1,14 +1,14 @@
 """Sets everything up in .venv, step by step, and does again only what has changed.
 
 Owns: the order of the steps and when a step is out of date. Does not own: how the native part is built
-(build_native.py) and how models are made (demo_models.py). Runs with the machine's own Python 3.11+, standard library
-only; `make setup` starts it.
+(build_native.py) and how models are made (demo_models.py). Runs with the machine's own Python 3.11+, standard
+library only; `make setup` starts it.
 
     python3 scripts/bootstrap.py            all steps
     python3 scripts/bootstrap.py --tools    only what `make check` needs: no native build, no models
 
-Each step has a key made of everything it depends on and of the key of the step before it; the keys of the finished
-steps are kept in .venv, so that a second run compares a few hashes and ends.
+Each step has a key made of everything it depends on and of the key of the step before it; the keys of the
+finished steps are kept in .venv, so that a second run compares a few hashes and ends.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ class Step:
 
 
 def run(*command: str | Path) -> None:
-    # Standard output is passed to standard error, so that what a script prints as its answer stays the only thing there.
+    # Standard output goes to standard error: what a script prints as its answer stays the only thing there.
     ended = subprocess.run([str(part) for part in command], cwd=caches.TREE, stdout=sys.stderr, check=False)
     if ended.returncode != 0:
-        raise SetupError(f"`{' '.join(str(part) for part in command)}` ended with exit code {ended.returncode}")
+        raise SetupError(
+            f"`{' '.join(str(part) for part in command)}` ended with exit code {ended.returncode}"
+        )
 
 
 def answer_of(*command: str | Path) -> str:
@@ -76,8 +78,8 @@ def make_venv() -> None:
 
 
 def install_uv() -> None:
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "--require-hashes", "-r", REQUIREMENTS / "bootstrap.txt")
+    quietly = ("--quiet", "--disable-pip-version-check")
+    run(PYTHON, "-m", "pip", "install", *quietly, "--require-hashes", "-r", REQUIREMENTS / "bootstrap.txt")
 
 
 def sync_lock() -> None:
@@ -146,7 +148,9 @@ def perform(steps: list[Step], *, done: dict[str, str]) -> None:
 
 def use_pip_index_for_uv() -> None:
     """uv reads no pip configuration: a mirror that is configured for pip alone is handed on."""
-    if any(os.environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE", "UV_NO_INDEX")):
+    if any(
+        os.environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE", "UV_NO_INDEX")
+    ):
         return
     asked = subprocess.run([str(PYTHON), "-m", "pip", "config", "get", "global.index-url"],
                            capture_output=True, text=True, check=False)  # fmt: skip
@@ -167,7 +171,9 @@ def set_up(*, only_tools: bool) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Sets up .venv; does again only what has changed.")
-    parser.add_argument("--tools", action="store_true", help="no native build, no models: enough for `make check`")
+    parser.add_argument(
+        "--tools", action="store_true", help="no native build, no models: enough for `make check`"
+    )
     wanted = parser.parse_args()
     if sys.version_info < PYTHON_MIN:
         print(f"setup: Python 3.11 or newer is needed, this is {sys.version.split()[0]}; "

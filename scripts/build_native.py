@@ -6,10 +6,10 @@ Does not own: what is compiled (native/CMakeLists.txt) and from which sources (n
     python scripts/build_native.py          stdout: one line, the path of the wheel; stderr: what it is doing
     python scripts/build_native.py --key    only prints the key
 
-The key covers everything that can change the result: the files of native/ (the pin of the engine sources among them),
-the locked build tools, compiler flags and CMAKE_ARGS, the compilers' versions, the CPU's features (the engine is
-compiled for the CPU it runs on) and the Python it is for. CMAKE_ARGS chooses a backend as users of these engines know
-it, for instance CMAKE_ARGS=-DGGML_CUDA=ON.
+The key covers everything that can change the result: the files of native/ (the pin of the engine sources
+among them), the locked build tools, compiler flags and CMAKE_ARGS, the compilers' versions, the CPU's
+features (the engine is compiled for the CPU it runs on) and the Python it is for. CMAKE_ARGS chooses a
+backend as users of these engines know it, for instance CMAKE_ARGS=-DGGML_CUDA=ON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,17 @@ import caches
 
 NATIVE = caches.TREE / "native"
 LOCK = caches.TREE / "requirements" / "native.txt"
-FLAG_VARIABLES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDA_HOME")
+FLAG_VARIABLES = (
+    "CMAKE_ARGS",
+    "CC",
+    "CXX",
+    "CFLAGS",
+    "CXXFLAGS",
+    "LDFLAGS",
+    "CUDACXX",
+    "CUDAFLAGS",
+    "CUDA_HOME",
+)
 # One translation unit of the engine's C++ takes up to 1.3 GB in the compiler (gcc 12, -O3).
 RAM_PER_JOB_BYTES = 1_500_000_000
 WHEELS_KEPT_MAX = 8
@@ -59,7 +69,9 @@ def compiler_versions() -> list[str]:
         program = shlex.split(command)[0]
         found = shutil.which(program)
         if found is None:
-            raise BuildError(f"there is no compiler {program!r}; install a C and C++ compiler, or set CC and CXX")
+            raise BuildError(
+                f"there is no compiler {program!r}; install a C and C++ compiler, or set CC and CXX"
+            )
         shown = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
         # nvcc names its release in the last lines, the others in the first.
         versions.append(shown.stdout if "nvcc" in program else shown.stdout.partition("\n")[0])
@@ -84,7 +96,7 @@ def toolchain() -> list[str]:
 
 
 def ram_bytes() -> int:
-    """RAM that this process may use: the machine's available bytes, or the control group's limit if that is less."""
+    """RAM this process may use: the machine's available bytes, or the control group's limit if less."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
@@ -124,7 +136,9 @@ def build_environment() -> Path:
 
 def require_headers() -> None:
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        raise BuildError("the headers of this Python are missing; install them (Debian and Ubuntu: python3-dev)")
+        raise BuildError(
+            "the headers of this Python are missing; install them (Debian and Ubuntu: python3-dev)"
+        )
     if not (NATIVE / "CMakeLists.txt").is_file():
         raise BuildError(f"{NATIVE} holds no CMakeLists.txt; this checkout is incomplete")
 
@@ -184,7 +198,9 @@ def run_build(python: Path, *, wheel_folder: Path, build_folder: Path) -> None:
             progress.show(line)
     seconds = progress.end()
     if building.returncode != 0:
-        raise BuildError(f"{''.join(last_lines)}\nthe native build failed after {seconds:.0f} s; whole log: {log}")
+        raise BuildError(
+            f"{''.join(last_lines)}\nthe native build failed after {seconds:.0f} s; whole log: {log}"
+        )
     say(f"compiled in {seconds:.0f} s")
 
 

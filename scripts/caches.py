@@ -1,8 +1,8 @@
 """Where things that can be made again are kept, and how their names are found.
 
 Owns: the cache folder's layout, content hashes of parts of the tree, replacing a folder in one step, pruning.
-Does not own: what is made (build_native.py, demo_models.py) nor when (bootstrap.py). Standard library only, because
-it runs before anything is installed.
+Does not own: what is made (build_native.py, demo_models.py) nor when (bootstrap.py). Standard library only,
+because it runs before anything is installed.
 
     <cache>/sources/<sha256>/    engine sources           native/fetch_sources.py
     <cache>/native/<key>/        finished native wheels   build_native.py
@@ -30,7 +30,8 @@ IGNORED_FOLDERS = frozenset({"__pycache__", ".venv", ".git", ".mypy_cache", ".ru
 def cache_folder() -> Path:
     """$TIDEGATE_CACHE, else $XDG_CACHE_HOME/tidegate, else ~/.cache/tidegate.
 
-    The rule is written once, in native/fetch_sources.py, which must work from a source distribution of its own.
+    The rule is written once, in native/fetch_sources.py, which must work from a source distribution of its
+    own.
     """
     spec = importlib.util.spec_from_file_location("fetch_sources", TREE / "native" / "fetch_sources.py")
     assert spec is not None and spec.loader is not None
@@ -49,7 +50,7 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def digest_of_files(*roots: Path) -> str:
-    """The content hash of files and whole folders of the tree, by relative path; a missing one counts as empty."""
+    """The content hash of files and folders of the tree, by relative path; a missing one counts as empty."""
     parts = []
     for root in roots:
         for path in sorted(files_under(root)):
@@ -67,7 +68,7 @@ def files_under(root: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def made_in_one_step(target: Path) -> Iterator[Path]:
-    """Gives an empty folder to fill, and renames it to `target` when that went well: complete, or not there."""
+    """Gives an empty folder to fill and renames it to `target` if that went well: complete, or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
