@@ -67,7 +67,8 @@ def download(into: Path) -> Path:
     if ended.returncode != 0 or len(archives) != 1:
         raise FetchError(
             f"pip could not download the sources pinned in {PINS.name} (exit {ended.returncode}); check the "
-            "network and pip's index settings, or name unpacked sources: CMAKE_ARGS=-DTIDEGATE_SD_SOURCES=<folder>"
+            "network and pip's index settings, or name unpacked sources with "
+            "CMAKE_ARGS=-DTIDEGATE_SD_SOURCES=<folder>"
         )
     return archives[0]
 
