@@ -25,7 +25,7 @@ help:
 	@echo 'make lock     resolve the dependencies again'
 	@echo 'make clean    remove .venv and tool caches; models and native builds stay in the cache folder'
 	@echo
-	@echo 'A GPU backend: CMAKE_ARGS=-DGGML_CUDA=ON make setup   (also GGML_VULKAN, GGML_HIP, GGML_METAL)'
+	@echo 'A GPU backend: CMAKE_ARGS=-DSD_CUDA=ON make setup   (also SD_VULKAN, SD_HIPBLAS, SD_METAL)'
 
 setup:
 	@$(PYTHON) scripts/bootstrap.py

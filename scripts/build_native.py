@@ -9,7 +9,7 @@ Does not own: what is compiled (native/CMakeLists.txt) and from which sources (n
 The key covers everything that can change the result: the files of native/ (the pin of the engine sources
 among them), the locked build tools, compiler flags and CMAKE_ARGS, the compilers' versions, the CPU's
 features (the engine is compiled for the CPU it runs on) and the Python it is for. CMAKE_ARGS chooses a
-backend as users of these engines know it, for instance CMAKE_ARGS=-DGGML_CUDA=ON.
+backend as users of these engines know it, for instance CMAKE_ARGS=-DSD_CUDA=ON.
 """
 
 from __future__ import annotations
@@ -214,7 +214,9 @@ def build_folder_for(tools: list[str]) -> Path:
             shutil.rmtree(marker.with_suffix(""), ignore_errors=True)
             marker.with_suffix(".log").unlink(missing_ok=True)
             marker.unlink()
-    folder = home / caches.digest([str(NATIVE), *tools])
+    # CMake remembers the folder of the fetched sources, so another pin gets another build folder.
+    pin = caches.digest_of_files(NATIVE / "engine-sources.txt")
+    folder = home / caches.digest([str(NATIVE), pin, *tools])
     folder.with_suffix(".tree").write_text(str(caches.TREE), encoding="utf-8")
     return folder
 
