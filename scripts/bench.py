@@ -1,0 +1,35 @@
+"""Runs the benchmarks, one after the other, so that none disturbs the other's times.
+
+Owns: finding and running them. Does not own: what they measure; each is `bench/<noun>/run.py`, which writes its table
+and its history beside itself and ends with 0 when its bounds hold.
+
+    python scripts/bench.py [NOUN ...]    all of them, or only the named
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import caches
+
+
+def main() -> int:
+    home = caches.TREE / "bench"
+    wanted = sys.argv[1:] or sorted(path.parent.name for path in home.glob("*/run.py"))
+    failed = []
+    for noun in wanted:
+        print(f"bench: {noun}", flush=True)
+        began = time.monotonic()
+        ended = subprocess.run([sys.executable, str(home / noun / "run.py")], cwd=caches.TREE, check=False)
+        print(f"bench: {noun} took {time.monotonic() - began:.0f} s", flush=True)
+        if ended.returncode != 0:
+            failed.append(noun)
+    if failed:
+        print(f"bench: out of bounds: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
