@@ -1,7 +1,7 @@
 """Runs the benchmarks, one after the other, so that none disturbs the other's times.
 
-Owns: finding and running them. Does not own: what they measure; each is `bench/<noun>/run.py`, which writes its table
-and its history beside itself and ends with 0 when its bounds hold.
+Owns: finding and running them. Does not own: what they measure; each is `bench/<noun>/run.py`, which writes
+its table and its history beside itself and ends with 0 when its bounds hold.
 
     python scripts/bench.py [NOUN ...]    all of them, or only the named
 """
