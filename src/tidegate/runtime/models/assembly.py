@@ -22,7 +22,7 @@ from tidegate.runtime.models.soundness import ROLE_KINDS, check_image_model, che
 FAMILY_HINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("SDXL", ("xl",)),
     ("SD3.x", ("sd3", "taesd3")),
-    ("Flux", ("flux", "taef1", "ae.")),
+    ("Flux", ("flux", "taef1")),
     ("Wan", ("wan",)),
     ("Qwen Image", ("qwen",)),
     ("SD 1.x", ("sd1", "sd15", "v1-5", "ft-mse", "ft-ema")),
@@ -110,6 +110,9 @@ def _candidates(folders: Iterable[Path], path: Path) -> list[Path]:
 
 def _hinted(name: str) -> str:
     folded = name.casefold()
+    if folded.startswith("ae."):
+        # Flux's own VAE is published under just this name.
+        return "Flux"
     return next((family for family, hints in FAMILY_HINTS if any(hint in folded for hint in hints)), "")
 
 

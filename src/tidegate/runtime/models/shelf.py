@@ -82,25 +82,26 @@ def resolve(value: str, *, models_folder: Path | None = None) -> Model:
     A path wins over a name; a name is a file name with or without its ending, its case does not matter.
     """
     path = Path(value).expanduser()
-    if os.sep in value or path.suffix in SUFFIXES or _exists(path):
-        if _exists(path) or models_folder is None or path.is_absolute():
-            return _opened(path)
-        return (
-            _opened(models_folder / path) if _exists(models_folder / path) else _named(value, models_folder)
-        )
+    if _exists(path):
+        return open_model(path)
+    if models_folder is not None and _exists(models_folder / path):
+        return open_model(models_folder / path)
+    if os.sep in value or models_folder is None:
+        return _opened(path)
     return _named(value, models_folder)
 
 
 def _opened(path: Path) -> Model:
-    if not _exists(path) and _exists(path.parent):
-        near = nearest(path.name, [p.name for p in sorted(path.parent.iterdir()) if p.suffix in SUFFIXES])
+    if path.parent.is_dir():
+        there = {p.stem: p.name for p in sorted(path.parent.iterdir()) if p.suffix in SUFFIXES}
+        near = [there[stem] for stem in nearest(path.stem, list(there))]
         if near:
             raise refusals.unknown_name(path.name, folder=path.parent, near=near, known=())
     return open_model(path)
 
 
-def _named(value: str, folder: Path | None) -> Model:
-    paths = list(_model_paths(folder))[:SCANNED_FILES_MAX] if folder is not None else []
+def _named(value: str, folder: Path) -> Model:
+    paths = list(_model_paths(folder))[:SCANNED_FILES_MAX]
     wanted = value.casefold()
     for path in paths:
         if wanted in (path.name.casefold(), path.stem.casefold()):
