@@ -26,6 +26,9 @@ PACKED_POOLS_MAX = 16
 # With these, SD1, SDXL and SD3 give finite latents and pictures that are not of one colour.
 GAIN = 0.7
 SPREAD = 0.02
+TINY_DECODER = "decoder.layers."
+COLOURS = 3
+PICTURE_GAIN = 1.2
 
 
 class WeightPool:
@@ -65,6 +68,9 @@ def spread_and_centre(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """Standard deviation and mean of a tensor's values: norms around 1, biases around 0, matrices by their
     inputs.
     """
+    if name.startswith(TINY_DECODER) and shape[:1] == (COLOURS,):
+        # Its last layer answers from 0 to 1 and cuts the rest off: aim at the middle, and use the range.
+        return (SPREAD, 0.5) if len(shape) == 1 else (PICTURE_GAIN / math.sqrt(math.prod(shape[1:])), 0.0)
     if len(shape) <= 1:
         return SPREAD, 1.0 if name.endswith("weight") else 0.0
     if "embedding" in name:
