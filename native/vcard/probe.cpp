@@ -418,6 +418,7 @@ int main(int count, char ** words) {
         fprintf(stderr, "usage: vcard_probe LEDGER   (commands come by standard input; see the head of probe.cpp)\n");
         return 2;
     }
+    ggml_log_set([](enum ggml_log_level, const char *, void *) {}, nullptr);  // refusals are answers here, not news
     probe       me;
     std::string error;
     me.reg = vcard_attach(words[1], &error);

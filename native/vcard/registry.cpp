@@ -1,3 +1,6 @@
+// The registry: the cards this process is attached to, behind the door of vcard.h.
+//
+// Owns attaching, the refusal of a host compiled apart, and what a host may ask by name. One ledger per process.
 #include "vcard.h"
 
 #include "backend.hpp"

@@ -1,8 +1,8 @@
 """AMD and Intel cards through the kernel's files: sysfs for sizes, fdinfo for processes.
 
-Owns reading /sys/class/drm and /proc/*/fdinfo. WRITTEN BY READING the kernel's documentation: no real card has run
-this yet. amdgpu tells total and used; xe tells the size of each tile, and use only as the sum over processes one
-may look at; i915 tells neither in a stable place and is passed over. NVIDIA cards: `nvml`.
+Owns reading /sys/class/drm and /proc/*/fdinfo. WRITTEN BY READING the kernel's documentation: no real card
+has run this yet. amdgpu tells total and used; xe tells the size of each tile, and use only as the sum over
+processes one may look at; i915 tells neither in a stable place and is passed over. NVIDIA cards: `nvml`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def describe(card: DrmCard, *, device: str) -> CardDescriptor:
 
 
 def read_use(card: DrmCard, *, root: Path = Path("/")) -> CardUse:
-    """How full a card is; without a figure of the driver's own, what the visible processes hold is taken as used."""
+    """How full a card is; where the driver tells no sum, what visible processes hold is taken for it."""
     held = _held_by_processes(card.pci_address, root / "proc")
     used_bytes = _number(card.folder / "mem_info_vram_used") if card.used_known else sum(held.values())
     return CardUse(

@@ -3,8 +3,8 @@
 Owns the bytes of the file, and nothing of their meaning; that is `virtual`. The native twin is
 `native/vcard/layout.hpp`: both sides name the same offsets, and `LAYOUT_VERSION` grows on both when one
 moves. Rules of the file, as that side keeps them (`native/vcard/ledger.hpp`): writers hold the ledger's
-byte-range lock and make `edition` odd meanwhile; a row counts while the lock of its own byte is held, which the
-kernel drops when its process is gone.
+byte-range lock and make `edition` odd meanwhile; a row counts while the lock of its own byte is held, which
+the kernel drops when its process is gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Host RAM: how much this process may still use.
 
-Owns reading /proc/meminfo and the limits of control groups (both versions); the smaller of machine and groups wins.
-It does not reserve anything; the ledger of RAM is the core's.
+Owns reading /proc/meminfo and the limits of control groups (both versions); the smaller of machine and
+groups wins. It does not reserve anything; the ledger of RAM is the core's.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _group_folders(root: Path) -> list[Path]:
             top = root / "sys/fs/cgroup/memory"
         else:
             continue
-        # In a namespace of its own a container sees "/" or names from outside; what is not there is passed over.
+        # A container in a namespace of its own sees "/" or names from outside; what is not there is skipped.
         folder = top / name.lstrip("/")
         for _ in range(_DEPTH_MAX):
             if folder.is_dir():

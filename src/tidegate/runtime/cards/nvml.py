@@ -1,7 +1,7 @@
 """NVIDIA cards through NVML: what they are and who holds how much of them.
 
-Owns the one use of nvidia-ml-py, which is optional and imported when asked for. WRITTEN BY READING: no real card has
-run this yet. NVML opens no compute context, so asking costs no video memory. Other cards: `drm`.
+Owns the one use of nvidia-ml-py, which is optional and imported when asked for. WRITTEN BY READING: no real
+card has run this yet. NVML opens no compute context, so asking costs no video memory. Other cards: `drm`.
 """
 
 from __future__ import annotations
