@@ -231,7 +231,8 @@ def finished_wheel(home: Path) -> Path | None:
 
 def native_wheel() -> Path:
     tools = toolchain()
-    home = caches.cache_folder() / "native" / key_of(tools)
+    key = key_of(tools)
+    home = caches.cache_folder() / "native" / key
     if (wheel := finished_wheel(home)) is not None:
         return wheel
     require_headers()
@@ -241,6 +242,10 @@ def native_wheel() -> Path:
             return wheel
         with caches.made_in_one_step(home) as scratch:
             run_build(build_environment(), wheel_folder=scratch, build_folder=build_folder)
+            if key_of(tools) != key:
+                raise BuildError(
+                    "native/ was changed while it was compiled; run it again, most is compiled already"
+                )
         caches.keep_newest((path for path in home.parent.iterdir() if path.is_dir()), WHEELS_KEPT_MAX)
     wheel = finished_wheel(home)
     if wheel is None:
