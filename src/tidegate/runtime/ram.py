@@ -20,17 +20,16 @@ _GROUPS: Final = Path("/sys/fs/cgroup")
 HEADROOM_BYTES: Final = 256 * MIB
 
 
-def room(limit_bytes: int = 0) -> Room:
-    """The planner's view of RAM; `limit_bytes` is the user's own bound (0: none)."""
+def room(limit_bytes: int = 0, used_bytes: int = 0) -> Room:
+    """The planner's view of RAM, within the user's own bound (0: none), of which `used_bytes` are held."""
     total, free = _machine()
     for group_total, group_free in _groups():
         total, free = min(total, group_total), min(free, group_free)
-    if limit_bytes:
-        # A bound that the user sets is meant exactly; the headroom guards the machine's own limit.
-        return Room(
-            name="RAM", total_bytes=limit_bytes, free_bytes=min(limit_bytes, max(0, free - HEADROOM_BYTES))
-        )
-    return Room(name="RAM", total_bytes=total, free_bytes=free, headroom_bytes=HEADROOM_BYTES)
+    if not limit_bytes:
+        return Room(name="RAM", total_bytes=total, free_bytes=free, headroom_bytes=HEADROOM_BYTES)
+    # A bound that the user sets is meant exactly; the headroom guards the machine's own limit.
+    left = min(limit_bytes - used_bytes, free - HEADROOM_BYTES)
+    return Room(name="RAM", total_bytes=limit_bytes, free_bytes=max(0, left))
 
 
 def _machine() -> tuple[int, int]:

@@ -1,0 +1,111 @@
+"""Orders: what one run of `tidegate image` was asked to do, checked and complete.
+
+Owns ImageOrder, the requests of a batch, and the key under which its finished work is kept. Reading options
+from a command line is `tidegate.cli.image`; carrying the order out is `oneshot`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tidegate.core.faults import ClientError
+from tidegate.core.stage import Stage, relay
+from tidegate.wire.messages import ImageRequest, Opened
+
+# 2 to the power of 32 seeds are enough for anybody, and what other programs accept.
+SEED_MAX: Final = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitImage:
+    """The picture to start from, already at the size of the request: rows of RGB pixels."""
+
+    path: Path
+    pixels: bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOrder:
+    """Everything a run needs. `files` are paths by role, `fingerprints` the same files' fingerprints."""
+
+    files: dict[str, str]
+    fingerprints: dict[str, str]
+    model_name: str
+    request: ImageRequest
+    outputs: tuple[Path, ...]
+    device: str = "auto"
+    init: InitImage | None = None
+    threads: int = 0
+    ram_max_bytes: int = 0
+    resumes: bool = False
+    arguments: list[str] = field(default_factory=list)
+    flash_attention: bool = True
+    direct_convolution: bool = True
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return len(self.outputs)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of each image, in order."""
+        return relay(from_image=self.init is not None)
+
+    def request_of(self, index: int) -> ImageRequest:
+        """The request of one image: image n of a batch is what seed + n gives alone."""
+        seed = (self.request.seed + index) % (SEED_MAX + 1)
+        return msgspec.structs.replace(self.request, seed=seed)
+
+    def seed_of(self, index: int) -> int:
+        """The seed of one image."""
+        return self.request_of(index).seed
+
+    @property
+    def key(self) -> str:
+        """Names the finished work: equal orders have equal keys, whatever device they run on."""
+        told = {
+            "files": self.fingerprints,
+            "request": msgspec.to_builtins(self.request),
+            "count": self.count,
+            "init": self.init.sha256 if self.init else "",
+            "flash_attention": self.flash_attention,
+            "direct_convolution": self.direct_convolution,
+        }
+        return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()[:24]
+
+
+def check_request(request: ImageRequest, opened: Opened) -> None:
+    """Refuse what only the opened model can judge: samplers and schedulers by name, and the grid of sizes."""
+    check_name("sampler", request.sampler, opened.samplers)
+    check_name("scheduler", request.scheduler, opened.schedulers)
+    check_multiple("width", request.width, opened.size_multiple)
+    check_multiple("height", request.height, opened.size_multiple)
+
+
+def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    """Refuse a name that the engine does not know; the empty name is the model's default."""
+    if not name or name in known:
+        return
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    remedy = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+    raise ClientError(f"There is no {what} {name!r}.", remedy=remedy, code=f"unknown_{what}")
+
+
+def check_multiple(what: str, pixels: int, multiple: int) -> None:
+    """Refuse a side that is not on the model's grid."""
+    if pixels % multiple == 0:
+        return
+    below, above = pixels // multiple * multiple, (pixels // multiple + 1) * multiple
+    raise ClientError(
+        f"The {what} {pixels} is not a multiple of {multiple}.",
+        remedy=f"Use {below} or {above}." if below else f"Use {above}.",
+        code="bad_size",
+    )
