@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -29,6 +29,14 @@ LINE_BYTES_MAX: Final = 2000
 TERM_GRACE_MS: Final = 3000
 # After KILL only the kernel is at work. A driver stuck in the kernel can keep a process for ever.
 KILL_GRACE_MS: Final = 10_000
+
+
+# Hears each line that a child says, on a thread of its own.
+OnLine = Callable[[str], None]
+
+
+def unheard(_line: str) -> None:
+    """Nobody listens; the last lines are kept all the same."""
 
 
 class Undead(Exception):
@@ -75,18 +83,22 @@ class Child:
         talk: channel.Channel[messages.FromWorker],
         exchange: int,
         said: BinaryIO,
+        on_line: OnLine,
     ) -> None:
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._ending: Ending | None = None
         self._lines: deque[str] = deque(maxlen=LAST_LINES_MAX)
+        self._on_line = on_line
         self._listener = threading.Thread(target=self._listen, args=(said,), name=f"stderr of {process.pid}")
         self._listener.start()
         self.channel = talk
         self.exchange = exchange
 
     @classmethod
-    def spawn(cls, module: str, *, environment: Mapping[str, str] | None = None) -> Child:
+    def spawn(
+        cls, module: str, *, environment: Mapping[str, str] | None = None, on_line: OnLine = unheard
+    ) -> Child:
         """Start `python -m module` in a session of its own; by exec, as a fork would carry our locks."""
         ours, theirs = socket.socketpair()
         exchange = os.memfd_create("tidegate-exchange", os.MFD_CLOEXEC)
@@ -113,7 +125,7 @@ class Child:
             theirs.close()
             os.close(write_end)
         talk = channel.parent_end(ours)
-        return cls(process, talk=talk, exchange=exchange, said=os.fdopen(read_end, "rb"))
+        return cls(process, talk=talk, exchange=exchange, said=os.fdopen(read_end, "rb"), on_line=on_line)
 
     @property
     def pid(self) -> int:
@@ -178,4 +190,6 @@ class Child:
     def _listen(self, said: BinaryIO) -> None:
         with said:
             while line := said.readline(LINE_BYTES_MAX):
-                self._lines.append(line.decode("utf-8", "replace").rstrip())
+                text = line.decode("utf-8", "replace").rstrip()
+                self._lines.append(text)
+                self._on_line(text)

@@ -13,12 +13,13 @@ from tidegate.core.stage import Stage
 from tidegate.runtime import png
 from tidegate.runtime.cards.device import Device, parse_device
 from tidegate.runtime.checkpoints import JobFolder
+from tidegate.runtime.children import OnLine, unheard
 from tidegate.runtime.order import ImageOrder
 from tidegate.runtime.relay import Listener, Relay
 from tidegate.runtime.report import ImageRecord, Report, execution_data
 from tidegate.runtime.site import Site
 from tidegate.runtime.workbench import Workbench
-from tidegate.runtime.worker import OnLog, Patience
+from tidegate.runtime.worker import Patience
 
 
 class Interrupted(Exception):
@@ -29,7 +30,7 @@ def make(
     order: ImageOrder,
     listener: Listener,
     *,
-    on_log: OnLog = lambda _: None,
+    on_line: OnLine = unheard,
     site: Site | None = None,
     patience: Patience | None = None,
 ) -> Report:
@@ -39,7 +40,7 @@ def make(
     """
     device: Device = parse_device(order.device)
     folder, told = _folder(order)
-    bench = Workbench(order, device=device, site=site, on_log=on_log, patience=patience)
+    bench = Workbench(order, device=device, site=site, on_line=on_line, patience=patience)
     relay = Relay(order, bench=bench, folder=folder, listener=listener)
     try:
         relay.tell(told)

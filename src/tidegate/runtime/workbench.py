@@ -17,9 +17,10 @@ from tidegate.core.planner import Concession, Held, Room, StageOption, YieldClas
 from tidegate.core.stage import Component, Execution, Placement
 from tidegate.runtime import ram
 from tidegate.runtime.cards.device import Device
+from tidegate.runtime.children import OnLine
 from tidegate.runtime.order import ImageOrder
 from tidegate.runtime.site import Said, Site, site_for
-from tidegate.runtime.worker import CommandFailed, ImageWorker, OnLog, Patience, WorkerLost
+from tidegate.runtime.worker import CommandFailed, ImageWorker, Patience, WorkerLost
 from tidegate.wire import messages
 from tidegate.wire.messages import FaultKind
 
@@ -65,13 +66,13 @@ class Workbench:
         *,
         device: Device,
         site: Site | None,
-        on_log: OnLog,
+        on_line: OnLine,
         patience: Patience | None,
     ) -> None:
         self._order = order
         self._device = device
         self._site = site
-        self._on_log = on_log
+        self._on_line = on_line
         self._patience = patience
         self._worker: ImageWorker | None = None
         self._opened: messages.Opened | None = None
@@ -119,7 +120,7 @@ class Workbench:
 
     def _started(self) -> ImageWorker:
         try:
-            return ImageWorker.start(patience=self._patience, on_log=self._on_log)
+            return ImageWorker.start(patience=self._patience, on_line=self._on_line)
         except WorkerLost as lost:
             if lost.failure is Failure.KILLED:
                 raise  # somebody else's doing, and the next one may live

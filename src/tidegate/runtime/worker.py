@@ -26,7 +26,6 @@ MODULE: Final = "tidegate.workers.image"
 
 Answer = TypeVar("Answer", bound=messages.Message)
 OnProgress = Callable[[messages.Progress], None]
-OnLog = Callable[[messages.Log], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +67,19 @@ class CommandFailed(Exception):
 class ImageWorker:
     """One live worker. Every call blocks until its answer is there; use from one thread."""
 
-    def __init__(self, child: children.Child, *, patience: Patience, on_log: OnLog) -> None:
+    def __init__(self, child: children.Child, *, patience: Patience) -> None:
         self._child = child
         self._patience = patience
-        self._on_log = on_log
         self._on_progress: OnProgress | None = None
         self._serial = 0
         self.engine_build = ""
 
     @classmethod
-    def start(cls, *, patience: Patience | None = None, on_log: OnLog) -> ImageWorker:
+    def start(
+        cls, *, patience: Patience | None = None, on_line: children.OnLine = children.unheard
+    ) -> ImageWorker:
         """Spawn a worker and greet it. Raises `WorkerLost`."""
-        worker = cls(children.Child.spawn(MODULE), patience=patience or Patience(), on_log=on_log)
+        worker = cls(children.Child.spawn(MODULE, on_line=on_line), patience=patience or Patience())
         hello = worker._answer(0, messages.Hello)
         if hello.version != messages.WIRE_VERSION:
             worker.end()
@@ -171,8 +171,6 @@ class ImageWorker:
         while True:
             message = self._hear(watch)
             match message:
-                case messages.Log():
-                    self._on_log(message)
                 case messages.Progress():
                     if self._on_progress is not None and message.serial == serial:
                         self._on_progress(message)

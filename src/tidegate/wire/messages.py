@@ -12,7 +12,6 @@ A conversation, in order:
     parent  Cancel                   (the running stage answers StageFailed with fault `cancelled`)
     parent  Ping                     worker  Pong, at once, even while a stage runs
     parent  Shutdown                 the worker exits with code 0
-    worker  Log                      at any time
 
 Every command but Shutdown carries a `serial` that its answer repeats (in Cancel it names the stage to stop).
 Commands are carried out one after the other in the order in which they came. Unknown fields are ignored, so
@@ -37,7 +36,7 @@ from tidegate.wire.frames import ProtocolError
 WIRE_VERSION: Final = 1
 # A latent preview is one pixel per latent cell: 192 KiB for an image of 2048 by 2048.
 PREVIEW_BYTES_MAX: Final = 256 * 1024
-# A log line that is longer says nothing more.
+# An error text that is longer says nothing more.
 TEXT_CHARACTERS_MAX: Final = 4000
 
 
@@ -213,6 +212,7 @@ class Opened(Message, frozen=True, kw_only=True):
     latent_factor: int
     size_multiple: int
     device: str
+    default_sampler: str = ""
     samplers: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ()
 
@@ -306,13 +306,6 @@ class Pong(Message, frozen=True, kw_only=True):
     serial: int
 
 
-class Log(Message, frozen=True, kw_only=True):
-    """A line from the engine."""
-
-    level: str
-    text: str
-
-
 ToWorker = Survey | Open | Predict | Load | Release | RunStage | Measure | Cancel | Ping | Shutdown
 FromWorker = (
     Hello
@@ -327,7 +320,6 @@ FromWorker = (
     | StageFinished
     | StageFailed
     | Pong
-    | Log
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

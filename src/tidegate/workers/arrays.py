@@ -18,11 +18,13 @@ import safetensors.numpy
 
 from tidegate.wire import artifacts
 
-Arrays = dict[str, npt.NDArray[np.generic]]
+# Embeddings hold integers too: the token numbers that some text encoders pass on.
+Array = npt.NDArray[np.float32] | npt.NDArray[np.int32]
+Arrays = dict[str, Array]
 Pixels = npt.NDArray[np.uint8]
 
 
-def save(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]], *, fingerprint: dict[str, str]) -> str:
+def save(path: Path, arrays: Mapping[str, Array], *, fingerprint: dict[str, str]) -> str:
     """Write arrays with their fingerprint and return the file's SHA-256. Raises OSError."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return artifacts.write_atomically(path, safetensors.numpy.save(whole, metadata=fingerprint))

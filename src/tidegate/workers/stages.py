@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 import numpy as np
+import numpy.typing as npt
 from tidegate_engines import sdstage
 
 from tidegate.core.stage import Component, Stage
@@ -22,6 +22,7 @@ from tidegate.workers import arrays
 
 # Results that live here because the disk was full: embeddings, an init latent and a few latents of a batch.
 UNSAVED_MAX: Final = 64
+_STDERR: Final = 2
 
 _FAULT_OF: Final[tuple[tuple[type[Exception], FaultKind], ...]] = (
     (sdstage.InvalidModel, FaultKind.INVALID_MODEL),
@@ -63,8 +64,8 @@ class Engine:
         self._unsaved: dict[str, arrays.Arrays] = {}
 
     def hello(self) -> None:
-        """Introduce ourselves, and from now on pass on what the engine says."""
-        sdstage.set_log_sink(self._log)
+        """Introduce ourselves, and let the engine speak on stderr, where the parent listens."""
+        sdstage.set_log_file(_STDERR)
         build = sdstage.engine_build()
         self._outside.send(messages.Hello(version=messages.WIRE_VERSION, engine_build=build, pid=os.getpid()))
 
@@ -81,7 +82,6 @@ class Engine:
             for component in Component:
                 self._checkpoint.release(component.value)
             self._checkpoint = None
-        sdstage.set_log_sink(None)
 
     def _carry_out(self, command: messages.ToWorker) -> messages.FromWorker:
         match command:
@@ -118,10 +118,6 @@ class Engine:
                     serial=command.serial, fault=fault, message=text, card_peak_bytes=card, ram_peak_bytes=ram
                 )
 
-    def _log(self, level: str, text: str) -> None:
-        if level != "debug":
-            self._outside.send(messages.Log(level=level, text=text[: messages.TEXT_CHARACTERS_MAX].rstrip()))
-
     def _survey(self, command: messages.Survey) -> messages.Surveyed:
         """Attach the virtual card, if one is named, and list the devices."""
         attached = tuple(sdstage.attach_virtual_card(command.ledger_path)) if command.ledger_path else ()
@@ -153,6 +149,7 @@ class Engine:
             latent_factor=side // height,
             size_multiple=checkpoint.size_multiple,
             device=command.device,
+            default_sampler=checkpoint.default_sampler,
             samplers=tuple(sdstage.samplers()),
             schedulers=tuple(sdstage.schedulers()),
         )
@@ -261,19 +258,21 @@ class Engine:
             case Stage.ENCODE_IMAGE:
                 size = {"width": command.request.width, "height": command.request.height}
                 rgb = arrays.read_pixels(self._exchange, **size)
-                return self._keep(command, {"latent": self._opened.encode_image(request, rgb, tile=tile)})
+                latent = self._opened.encode_image(
+                    request, rgb, tile=tile, progress=self._progress_of(command)
+                )
+                return self._keep(command, {"latent": latent})
             case Stage.DENOISE:
                 return self._keep(command, {"latent": self._denoise(command, request)})
             case Stage.DECODE:
-                latent = self._input(command, "latent")["latent"]
-                pixels = self._opened.decode(request, latent, tile=tile)
+                latent = self._latent(command, "latent")
+                pixels = self._opened.decode(request, latent, tile=tile, progress=self._progress_of(command))
                 return arrays.write_pixels(self._exchange, pixels), ""
             case _:
                 assert_never(command.stage)
 
-    # Any: the engine is a compiled module without type stubs.
-    def _denoise(self, command: messages.RunStage, request: sdstage.Request) -> Any:
-        init = self._input(command, "init_latent")["latent"] if "init_latent" in command.inputs else None
+    def _denoise(self, command: messages.RunStage, request: sdstage.Request) -> npt.NDArray[np.float32]:
+        init = self._latent(command, "init_latent") if "init_latent" in command.inputs else None
         return self._opened.denoise(
             request,
             self._input(command, "embeddings"),
@@ -282,8 +281,8 @@ class Engine:
             progress=self._progress_of(command),
         )
 
-    def _progress_of(self, command: messages.RunStage) -> Callable[[int, int, Any], bool]:
-        def progress(step: int, steps: int, preview: Any) -> bool:
+    def _progress_of(self, command: messages.RunStage) -> sdstage.Progress:
+        def progress(step: int, steps: int, preview: arrays.Pixels | None) -> bool:
             shown = preview if command.previews and preview is not None else None
             if shown is not None and shown.nbytes > messages.PREVIEW_BYTES_MAX:
                 shown = None  # a picture too large for a frame is worth less than the progress it comes with
@@ -302,6 +301,12 @@ class Engine:
             return not self._outside.is_cancelled(command.serial)
 
         return progress
+
+    def _latent(self, command: messages.RunStage, role: str) -> npt.NDArray[np.float32]:
+        try:
+            return self._input(command, role)["latent"].astype(np.float32, copy=False)
+        except KeyError as error:
+            raise artifacts.UnreadableArtifact(f"{command.inputs[role]} holds no latent") from error
 
     def _input(self, command: messages.RunStage, role: str) -> arrays.Arrays:
         try:
@@ -340,7 +345,7 @@ def _device_facts(device: sdstage.Device) -> messages.DeviceFacts:
     )
 
 
-def _component_facts(facts: dict[str, Any]) -> messages.ComponentFacts:  # the engine has no stubs
+def _component_facts(facts: sdstage.ComponentFacts) -> messages.ComponentFacts:
     return messages.ComponentFacts(
         tensor_count=facts["tensor_count"], file_bytes=facts["file_bytes"], types=dict(facts.get("types", {}))
     )
