@@ -15,9 +15,9 @@ from pathlib import Path
 # Limits on what a header may ask of us. The largest headers in the wild stay far below: SDXL has 2,600
 # tensors and 0.3 MB of JSON; a language model with a vocabulary of 262k tokens has 16 MB of header and 800k
 # list entries.
-SAFETENSORS_HEADER_MAX_BYTES = 16 * 2**20
+SAFETENSORS_HEADER_MAX_BYTES = 8 * 2**20
 GGUF_HEADER_MAX_BYTES = 128 * 2**20
-GGUF_LIST_ENTRIES_MAX = 4_000_000
+GGUF_LIST_ENTRIES_MAX = 2_000_000
 TENSORS_MAX = 100_000
 METADATA_ENTRIES_MAX = 20_000
 NAME_MAX_BYTES = 1024
