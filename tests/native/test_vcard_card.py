@@ -66,12 +66,14 @@ def test_exactly_the_capacity_fits_and_not_one_byte_more(tmp_path: Path) -> None
 def test_a_charge_is_rounded_up_to_the_granularity(tmp_path: Path) -> None:
     spec = exact(8 * MIB, granularity_bytes=2 * MIB)
     with VirtualCard.create_in(tmp_path, spec) as card, VcardProcess(card.path) as probe:
-        probe.number("alloc 0 1")
+        small = probe.number("alloc 0 1")
         assert holding_of(card, probe).used_bytes == 2 * MIB
         probe.number(f"alloc 0 {2 * MIB + 1}")
         assert holding_of(card, probe).used_bytes == 6 * MIB == probe.number("held 0")
         assert probe.ask(f"alloc 0 {2 * MIB + 1}") == "refused"
         assert probe.ask(f"alloc 0 {2 * MIB}").startswith("ok")
+        assert probe.ask(f"free {small}") == "ok"
+        assert holding_of(card, probe).used_bytes == 6 * MIB
 
 
 def test_foreign_bytes_and_capacity_change_while_the_card_is_in_use(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.core.quantity import MIB
-from tidegate.runtime.cards.ledger_file import ROWS_MAX
+from tidegate.runtime.cards.ledger_file import HEADER_WORDS, ROWS_MAX, LedgerFile
 from tidegate.runtime.cards.virtual import Reading, VirtualCard, VirtualSpec
 from vcard_process import VcardProcess
 
@@ -106,7 +106,7 @@ def storm_and_kill(card: VirtualCard, *, seed: int, kill_count: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_sigkill_at_any_instant_loses_no_byte(tmp_path: Path, seed: int) -> None:
-    with VirtualCard.create_in(tmp_path, spec()) as card:
+    with VirtualCard.create_in(tmp_path, spec(granularity_bytes=4096 if seed == 0 else 1)) as card:
         storm_and_kill(card, seed=seed, kill_count=20)
 
 
@@ -204,6 +204,18 @@ def test_a_reader_killed_while_it_changes_words_blocks_nobody(tmp_path: Path) ->
         check_words(card.read())
         card.set_capacity(2000)
         assert probe.ask("alloc 0 1000") == "ok 2"
+
+
+def test_every_change_is_a_new_even_edition(tmp_path: Path) -> None:
+    """What lets readers without a lock notice that they read words of two moments."""
+    with VirtualCard.create_in(tmp_path, spec()) as card, VcardProcess(card.path) as probe:
+        editions = []
+        for line in ("alloc 0 10", "alloc 0 10", "free 1", "pin 0 10", "label x"):
+            probe.ask(line)
+            with LedgerFile(card.path) as file:
+                editions.append(file.snapshot().word(HEADER_WORDS["edition"]))
+        assert editions == sorted(set(editions))
+        assert all(edition % 2 == 0 for edition in editions)
 
 
 def test_knobs_turned_during_a_storm_arrive_whole(tmp_path: Path) -> None:
