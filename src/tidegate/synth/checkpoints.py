@@ -72,10 +72,10 @@ def synthesise(
     A sparse file has the true header and the true length, and zeros that take no space on the disk.
     """
     planned = plan_files(name, folder, weight_type=weight_type)
-    _prepare(folder, needed_bytes=0 if sparse else sum(file.layout.size_bytes for file in planned))
+    prepare_folder(folder, needed_bytes=0 if sparse else sum(file.layout.size_bytes for file in planned))
     pool = None if sparse else WeightPool(seed)
     for file in planned:
-        _write(file, pool, progress or (lambda *_: None))
+        write_file(file, pool, progress=progress or (lambda *_: None))
     return [file.path for file in planned]
 
 
@@ -111,7 +111,8 @@ def plan_files(name: str, folder: Path, *, weight_type: str = PLAIN_TYPE) -> lis
     return [main, PlannedFile(folder / f"{TINY_DECODER}.safetensors", safetensors_layout(beside, PLAIN_TYPE))]
 
 
-def _prepare(folder: Path, *, needed_bytes: int) -> None:
+def prepare_folder(folder: Path, *, needed_bytes: int) -> None:
+    """Make the folder and see that its disk has room; raises `ClientError` or `CapacityError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free_bytes = shutil.disk_usage(folder).free
@@ -122,7 +123,8 @@ def _prepare(folder: Path, *, needed_bytes: int) -> None:
         raise _full(folder, needed_bytes=needed_bytes, free_bytes=free_bytes)
 
 
-def _write(file: PlannedFile, pool: WeightPool | None, progress: Progress) -> None:
+def write_file(file: PlannedFile, pool: WeightPool | None, *, progress: Progress) -> None:
+    """Write one file, whole or not at all; without a pool it is sparse."""
     partial = file.path.with_name(f".{file.path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as out:

@@ -54,8 +54,8 @@ class Identity:
             name = f"{self.family} {name}"
         if self.architecture:
             name = f"{name} ({self.architecture})"
-        article = "an" if name[0] in "AEIOU" or name.startswith(("SD", "LoRA")) else "a"
-        return f"{article} {name}" if not name.startswith("LoRA") else f"a {name}"
+        article = "an" if name[0] in "AEIOUaeiou" or name.startswith("SD") else "a"
+        return f"{article} {name}"
 
 
 DIFFUSION_PREFIXES = ("model.diffusion_model.", "unet.", "diffusion_model.")
