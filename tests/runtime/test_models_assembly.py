@@ -136,7 +136,8 @@ def test_what_is_given_is_used_and_must_fit(tmp_path: Path) -> None:
         == f"{tiny} was given as --vae, but it is a TAESD. Give a VAE with --vae."
     )
     assert str(refusal(tiny)) == (
-        f"{tiny} is not an image model: it is a TAESD. Give the checkpoint or the diffusion model with --model."
+        f"{tiny} is not an image model: it is a TAESD."
+        " Give the checkpoint or the diffusion model with --model."
     )
 
 
