@@ -27,6 +27,7 @@ from typing import Final
 import msgspec
 
 from tidegate.core.stage import Execution, Stage
+from tidegate.runtime.order import Wish
 from tidegate.wire import artifacts
 
 STATE_VARIABLE: Final = "TIDEGATE_STATE"
@@ -47,12 +48,12 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal(msgspec.Struct, kw_only=True):
-    """The contents of job.json. `arguments` is the command line that makes the same image."""
+    """The contents of job.json. `wish` is what the user typed, to make the same image again."""
 
     version: int = 1
     key: str
     engine_build: str = ""
-    arguments: list[str] = msgspec.field(default_factory=list)
+    wish: Wish | None = None
     saved: dict[str, Saved] = msgspec.field(default_factory=dict)
 
 
@@ -124,7 +125,7 @@ class JobFolder:
         """The tape of one image."""
         return self.path / f"tape-{seed}"
 
-    def begin(self, engine_build: str, *, arguments: list[str]) -> list[str]:
+    def begin(self, engine_build: str, *, wish: Wish | None) -> list[str]:
         """Say who works on the job now. Returns what had to be thrown away, in words."""
         thrown = []
         if self.journal.engine_build not in ("", engine_build):
@@ -132,7 +133,7 @@ class JobFolder:
             self.journal = Journal(key=self.journal.key)
             thrown.append("The saved work is of another engine build and is made again.")
         self.journal.engine_build = engine_build
-        self.journal.arguments = arguments
+        self.journal.wish = wish
         return thrown
 
     def record(self, stage: Stage, *, seed: int, sha256: str, execution: Execution) -> None:
@@ -170,6 +171,11 @@ class JobFolder:
             if stage is Stage.DENOISE:
                 self.tape(seed=seed).unlink(missing_ok=True)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether something is saved that would be made again without it."""
+        return bool(self.journal.saved) or any(self.path.glob("tape-*"))
+
     def remove(self) -> None:
         """The job is done: nothing of it is needed any more."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -184,11 +190,11 @@ class JobFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def latest_arguments() -> list[str] | None:
-    """The command line of the job that was interrupted last, or None."""
+def latest_wish() -> Wish | None:
+    """What the job was asked for that was interrupted last, or None."""
     for path in _by_age(state_folder() / "jobs"):
-        if (journal := _read(path, path.name.partition(".")[0])) and journal.arguments:
-            return journal.arguments
+        if (journal := _read(path, path.name.partition(".")[0])) and journal.wish is not None:
+            return journal.wish
     return None
 
 

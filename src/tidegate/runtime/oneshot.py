@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import time
 
+import msgspec
+
 from tidegate.core.stage import Stage
 from tidegate.runtime import png
 from tidegate.runtime.cards.device import Device, parse_device
@@ -39,22 +41,34 @@ def make(
     Raises Fault when no image can be made, and Interrupted on Ctrl-C; finished stages are saved either way.
     """
     device: Device = parse_device(order.device)
-    folder, told = _folder(order)
     bench = Workbench(order, device=device, site=site, on_line=on_line, patience=patience)
+    try:
+        bench.settle()
+        report = _kept_safe(order, bench, listener)
+    except BaseException:
+        bench.abandon()
+        raise
+    bench.close()
+    return report
+
+
+def _kept_safe(order: ImageOrder, bench: Workbench, listener: Listener) -> Report:
+    """Make the images with a job folder under them, which goes when it is not needed any more."""
+    folder, told = _folder(order)
     relay = Relay(order, bench=bench, folder=folder, listener=listener)
     try:
         relay.tell(told)
         report = _made(order, relay, bench)
     except KeyboardInterrupt:
-        bench.abandon()
-        folder.release()
         raise Interrupted(_saved_text(relay, folder)) from None
     except BaseException:
-        bench.abandon()
-        folder.release()
+        if not folder.has_work:
+            folder.remove()
         raise
-    bench.close()
-    folder.remove()
+    else:
+        folder.remove()
+    finally:
+        folder.release()
     return report
 
 
@@ -69,7 +83,8 @@ def _made(order: ImageOrder, relay: Relay, bench: Workbench) -> Report:
     for image, path in enumerate(order.outputs):
         pixels = relay.pixels(image)
         request = order.request_of(image)
-        text = png.parameters(request, model=order.model_name, is_from_image=order.init is not None)
+        named = msgspec.structs.replace(request, sampler=request.sampler or bench.opened.default_sampler)
+        text = png.parameters(named, model=order.model_name, is_from_image=order.init is not None)
         png.write(path, png.encode(pixels, width=request.width, height=request.height, text=text))
         stages = {str(stage): execution_data(how) for stage, how in relay.executions(image).items()}
         report.images.append(
@@ -83,15 +98,15 @@ def _made(order: ImageOrder, relay: Relay, bench: Workbench) -> Report:
     report.stages = relay.records
     report.notices = relay.notices
     report.card = bench.site.card.data() if bench.site.card else None
-    report.recipe = _recipe(order, bench, engine_build=relay.engine_build)
+    report.recipe = _recipe(order, bench)
     report.ms = round((time.monotonic() - began) * 1000)
     return report
 
 
-def _recipe(order: ImageOrder, bench: Workbench, *, engine_build: str) -> dict[str, object]:
+def _recipe(order: ImageOrder, bench: Workbench) -> dict[str, object]:
     return {
         "model": order.fingerprints,
-        "engine_build": engine_build,
+        "engine_build": bench.engine_build,
         "device": bench.site.engine_name,
         "flash_attention": order.flash_attention,
         "direct_convolution": order.direct_convolution,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,35 @@ from tidegate.wire.messages import ImageRequest, Opened
 
 # 2 to the power of 32 seeds are enough for anybody, and what other programs accept.
 SEED_MAX: Final = 2**32 - 1
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user typed, with nothing looked up yet; kept with unfinished work, so that it can be resumed.
+
+    Paths are absolute. `companions` are files by role (vae, taesd, clip_l, ...).
+    """
+
+    prompt: str
+    negative: str = ""
+    model: str = ""
+    diffusion_model: str = ""
+    companions: dict[str, str] = {}
+    width: int = 512
+    height: int = 512
+    steps: int = 20
+    seed: int = 42
+    cfg: float = 7.0
+    guidance: float = 3.5
+    sampler: str = ""
+    scheduler: str = ""
+    clip_skip: int = -1
+    init: str = ""
+    strength: float = 0.75
+    batch: int = 1
+    output: str = ""
+    device: str = "auto"
+    threads: int = 0
+    ram_max_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +74,7 @@ class ImageOrder:
     threads: int = 0
     ram_max_bytes: int = 0
     resumes: bool = False
-    arguments: list[str] = field(default_factory=list)
+    wish: Wish | None = None
     flash_attention: bool = True
     direct_convolution: bool = True
 

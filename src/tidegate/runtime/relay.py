@@ -26,7 +26,7 @@ from tidegate.core.planner import Plan, Refusal, RelayQuestion, StageOption, Sta
 from tidegate.core.stage import COMPONENT_OF, Component, Execution, Stage
 from tidegate.runtime.checkpoints import JobFolder
 from tidegate.runtime.footprints import Footprints
-from tidegate.runtime.order import ImageOrder, check_request
+from tidegate.runtime.order import ImageOrder
 from tidegate.runtime.report import StageRecord
 from tidegate.runtime.results import Result, Results
 from tidegate.runtime.workbench import Rooms, Workbench, unusable
@@ -68,7 +68,7 @@ class Relay:
         self._folder = folder
         self._listener = listener
         self._results = Results(order, folder)
-        self._footprints: Footprints | None = None
+        self._footprints = Footprints(order.request, bench.opened.latent_factor)
         self._pixels_sha256 = ""
         self.last_step = 0
         self.records: list[StageRecord] = []
@@ -77,9 +77,11 @@ class Relay:
     # ------------------------------------------------------------ what a run is made of
 
     def begin(self) -> None:
-        """Open the model, take up saved work, and make sure that there is a way to the end."""
-        self._surviving(self._ready)
+        """Take up saved work, and make sure that there is a way to the end."""
         self.tell(self._bench.site.notice)
+        for text in self._folder.begin(self._bench.engine_build, wish=self._order.wish):
+            self.tell(text)
+        self._journal(self._folder.save)
         for stage in self._order.stages[:-1]:
             for image in range(self._order.count):
                 self._take_up(stage, image)
@@ -120,11 +122,6 @@ class Relay:
         shown = {(record.stage, record.image): record.execution for record in self.records}
         return {stage: shown[stage, self._results.image_of(stage, image)] for stage in self._order.stages}
 
-    @property
-    def engine_build(self) -> str:
-        """The build of the engine that works on the order."""
-        return self._folder.journal.engine_build
-
     def has(self, stage: Stage) -> bool:
         """Whether a stage is finished for every image."""
         return all(self._available(stage, image) is not None for image in range(self._order.count))
@@ -150,17 +147,6 @@ class Relay:
             shown = self._results.image_of(stage, image)
             self.records.append(StageRecord(stage=stage, image=shown, execution=result.execution))
 
-    def _ready(self) -> ImageWorker:
-        return self._bench.ready(self._opened)
-
-    def _opened(self, opened: messages.Opened, engine_build: str) -> None:
-        check_request(self._order.request, opened)
-        if self._footprints is None:
-            self._footprints = Footprints(self._order.request, opened.latent_factor)
-            for text in self._folder.begin(engine_build, arguments=self._order.arguments):
-                self.tell(text)
-            self._journal(self._folder.save)
-
     def _surviving(self, ask: Callable[[], object]) -> None:
         """Ask, with a fresh worker as often as one is lost; the workbench bounds that."""
         while True:
@@ -178,7 +164,7 @@ class Relay:
 
     def _foresee(self) -> None:
         """Make sure that every stage to come has a way; raises CapacityError if one has none."""
-        worker = self._ready()
+        worker = self._bench.ready()
         rooms = self._bench.rooms(worker)
         todo = [stage for stage in self._order.stages if not self.has(stage)]
         first = {stage: next(self._options(stage, worker, rooms=rooms), None) for stage in todo}
@@ -195,7 +181,6 @@ class Relay:
         self, stage: Stage, worker: ImageWorker, *, rooms: Rooms, yielded_bytes: int = 0
     ) -> Iterator[StageOption]:
         """The ways to run a stage, best first, each predicted when it is looked at."""
-        assert self._footprints is not None, "footprints come with the opened model"
         room_bytes = rooms.card.usable_bytes + yielded_bytes if rooms.card else 0
         try:
             for execution in self._footprints.executions(stage, worker, room_bytes=room_bytes):
@@ -235,7 +220,7 @@ class Relay:
     def _attempt(self, stage: Stage, image: int, tried: list[Attempt]) -> Result | None:
         """Try once. A failure that another attempt may cure is added to `tried`, and None is returned."""
         try:
-            worker = self._ready()
+            worker = self._bench.ready()
             plan = self._plan(worker, stage, tried)
         except WorkerLost as lost:
             self._mourn(lost)
@@ -305,7 +290,7 @@ class Relay:
 
     def _exchanged(self) -> bytes:
         size = self._order.request.width * self._order.request.height * 3
-        data = os.pread(self._ready().exchange, size, 0)
+        data = os.pread(self._bench.ready().exchange, size, 0)
         if hashlib.sha256(data).hexdigest() != self._pixels_sha256:
             raise Bug("The pixels that arrived are not those that the worker sent.")
         return data

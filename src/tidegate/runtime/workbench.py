@@ -7,7 +7,6 @@ itself is `worker`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +17,7 @@ from tidegate.core.stage import Component, Execution, Placement
 from tidegate.runtime import ram
 from tidegate.runtime.cards.device import Device
 from tidegate.runtime.children import OnLine
-from tidegate.runtime.order import ImageOrder
+from tidegate.runtime.order import ImageOrder, check_request
 from tidegate.runtime.site import Said, Site, site_for
 from tidegate.runtime.worker import CommandFailed, ImageWorker, Patience, WorkerLost
 from tidegate.wire import messages
@@ -77,6 +76,7 @@ class Workbench:
         self._worker: ImageWorker | None = None
         self._opened: messages.Opened | None = None
         self._starts_count = 0
+        self._engine_build = ""
         self.loaded: dict[Component, Loaded] = {}
 
     @property
@@ -96,10 +96,24 @@ class Workbench:
         assert self._opened is not None, "a model is opened by the first ready worker"
         return self._opened
 
-    def ready(self, check: Callable[[messages.Opened, str], None]) -> ImageWorker:
-        """A live worker with the model open. `check` hears what was opened, and by which engine build.
+    @property
+    def engine_build(self) -> str:
+        """The build of the engine in the worker."""
+        return self._engine_build
 
-        Raises WorkerLost, ClientError for a model or device that cannot be used.
+    def settle(self) -> None:
+        """Have a first worker ready, with as many attempts as that takes. Raises Fault."""
+        while True:
+            try:
+                self.ready()
+                return
+            except WorkerLost:
+                self.lose()
+
+    def ready(self) -> ImageWorker:
+        """A live worker with the model open.
+
+        Raises WorkerLost, and ClientError for a model, a request or a device that cannot be used.
         """
         if self._worker is not None:
             return self._worker
@@ -113,9 +127,10 @@ class Workbench:
         worker = self._worker = self._started()
         try:
             self._opened = self._open(worker)
-            check(self._opened, worker.engine_build)
         except CommandFailed as error:
             raise unusable(error) from error
+        self._engine_build = worker.engine_build
+        check_request(self._order.request, self._opened)
         return worker
 
     def _started(self) -> ImageWorker:

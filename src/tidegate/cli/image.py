@@ -1,0 +1,79 @@
+"""`tidegate image`: one image, or a batch, from a prompt.
+
+Owns the command and what is printed at its end. Its options and their checks are `options`, the bar is
+`show`, the work is `tidegate.runtime.oneshot`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+from rich.console import Console
+
+from tidegate.cli import options
+from tidegate.cli.show import Show
+from tidegate.core.quantity import time_text
+from tidegate.runtime import children, oneshot
+from tidegate.runtime.order import Wish
+from tidegate.runtime.report import Report
+
+
+def image(
+    prompt: options.Prompt = "",
+    output: options.Output = "",
+    *,
+    model: options.Model = "",
+    diffusion_model: options.DiffusionModel = "",
+    vae: options.Companion = "",
+    taesd: options.Companion = "",
+    clip_l: options.Companion = "",
+    clip_g: options.Companion = "",
+    t5xxl: options.Companion = "",
+    llm: options.Companion = "",
+    size: options.Size = "512x512",
+    steps: options.Steps = 20,
+    seed: options.Seed = 42,
+    cfg: options.Cfg = 7.0,
+    guidance: options.Guidance = 3.5,
+    sampler: options.Sampler = "",
+    scheduler: options.Scheduler = "",
+    negative: options.Negative = "",
+    clip_skip: options.ClipSkip = -1,
+    init: options.Init = "",
+    strength: options.Strength = 0.75,
+    batch: options.Batch = 1,
+    device: options.DeviceName = options.AUTO,
+    threads: options.Threads = 0,
+    ram: options.Ram = "",
+    resume: options.Resume = False,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make an image from a prompt, within the memory there is.
+
+    Finished work is saved on the way; after a crash or Ctrl-C the same command with --resume goes on from it.
+    """
+    typed = dict(locals())
+    wish = options.wish_again(typed) if resume and not prompt else options.wish_of(typed)
+    report = _made(wish, resumes=resume, verbose=verbose)
+    print(json.dumps(report.data(), indent=2, ensure_ascii=False) if as_json else _told(report))
+
+
+def _made(wish: Wish, *, resumes: bool, verbose: bool) -> Report:
+    order = options.order_of(wish, resumes=resumes)
+    # Told to go is told to stop: what is saved stays, and the virtual card goes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Show(Console(stderr=True)) as shown:
+        return oneshot.make(order, shown, on_line=_say if verbose else children.unheard)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _told(report: Report) -> str:
+    size = f"{report.width}x{report.height}"
+    lines = [f"{shown.path}  {size}, seed {shown.seed}" for shown in report.images]
+    return "\n".join(lines) + f", {time_text(report.ms)}"
