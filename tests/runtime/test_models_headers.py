@@ -6,9 +6,6 @@ import json
 import os
 import socket
 import struct
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -19,14 +16,14 @@ from tidegate.core.faults import ClientError
 from tidegate.runtime.models.model_file import Format, MetadataList
 from tidegate.runtime.models.opening import read_model
 from tidegate.runtime.models.tensor_types import GGML_TYPES
-from tidegate.synth.layouts import gguf_layout, safetensors_layout
+from tidegate.synth.layouts import Layout, gguf_layout, safetensors_layout
 
 AGAIN = "Download the file again and compare its size and checksum with the source."
 TENSORS = [("a.weight", (4, 32)), ("a.bias", (4,)), ("b.weight", (2, 3, 3, 3))]
 
 
-def whole(layout: object) -> bytes:
-    return layout.header + bytes(layout.size_bytes - len(layout.header))  # type: ignore[attr-defined]  # a Layout
+def whole(layout: Layout) -> bytes:
+    return layout.header + bytes(layout.size_bytes - len(layout.header))
 
 
 SOUND_SAFETENSORS = whole(safetensors_layout(TENSORS, "f16"))
@@ -358,49 +355,3 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "socket"))
         with pytest.raises(ClientError, match="cannot be read"):
             read_model(tmp_path / "socket")
-
-
-def bomb_of_texts() -> bytes:
-    """A header at the limit of list entries, each an empty text."""
-    metadata = text("k") + struct.pack("<IIQ", 9, 8, 2_000_000) + bytes(8 * 2_000_000)
-    return gguf_file(ONE, entries=1, metadata=metadata, data_bytes=128)
-
-
-def bomb_of_names() -> bytes:
-    """A JSON header of nearly 8 MiB with as many names as fit."""
-    body = ",".join(f'"{n:05x}":{{}}' for n in range(800_000))
-    return safetensors(("{" + body + "}").encode())
-
-
-def bomb_of_brackets() -> bytes:
-    """A JSON header of 8 MiB that opens and never closes."""
-    return safetensors(b'{"a":' + b"[" * (8 * 2**20 - 8))
-
-
-CONFINED = """
-import resource, sys
-from pathlib import Path
-from tidegate.core.faults import ClientError
-from tidegate.runtime.models.opening import read_model
-resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
-resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-try:
-    print(len(read_model(Path(sys.argv[1])).tensors))
-except ClientError as fault:
-    print(fault.code)
-"""
-
-
-@pytest.mark.parametrize(
-    ("bomb", "answer"),
-    [(bomb_of_texts, "1"), (bomb_of_names, "model_corrupt"), (bomb_of_brackets, "model_corrupt")],
-)
-def test_the_worst_headers_take_bounded_time_and_memory(
-    tmp_path: Path, bomb: Callable[[], bytes], answer: str
-) -> None:
-    """In a process of its own, which the kernel ends at 1 GiB or 20 s of processor time."""
-    path = tmp_path / "bomb.safetensors"
-    path.write_bytes(bomb())
-    command = [sys.executable, "-c", CONFINED, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, answer), done.stderr
