@@ -13,7 +13,6 @@ import signal
 import sys
 from typing import Final, NoReturn
 
-import click
 import typer
 
 from tidegate.cli.demo import demo
@@ -57,9 +56,9 @@ def run(arguments: list[str]) -> int:
     try:
         # Without standalone mode typer returns the code of an Exit, and lets the errors through.
         code = app(args=arguments, prog_name="tidegate", standalone_mode=False)
-    except click.UsageError as error:
-        return _ended(error.format_message(), EXIT_CLIENT, remedy=_help_text(error))
-    except (Interrupted, KeyboardInterrupt, click.Abort) as stopped:
+    except typer.TyperException as error:
+        return _ended(f"{error.format_message().rstrip('.')}.", EXIT_CLIENT, remedy="Try: tidegate --help")
+    except (Interrupted, KeyboardInterrupt, typer.Abort) as stopped:
         return _ended(str(stopped) or "Stopped.", EXIT_INTERRUPTED)
     except ClientError as fault:
         return _ended(fault.message, EXIT_CLIENT, remedy=fault.remedy)
@@ -75,8 +74,3 @@ def run(arguments: list[str]) -> int:
 def _ended(message: str, code: int, remedy: str = "") -> int:
     print("tidegate: " + " ".join(f"{message} {remedy}".split()), file=sys.stderr)
     return code
-
-
-def _help_text(error: click.UsageError) -> str:
-    path = error.ctx.command_path if error.ctx else "tidegate"
-    return f"Try '{path} --help'."
