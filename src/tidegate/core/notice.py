@@ -123,3 +123,92 @@ def _return_text(expected_return_ms: int) -> str:
 
 def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
+
+
+def escalated(worker: str, step: str) -> Notice:
+    """Word that a worker did not obey and what is done about it."""
+    text = f"The worker {worker} did not give memory back or end in time and is {step}. Saved work is kept."
+    return Notice(
+        kind=NoticeKind.ESCALATED, subject=worker, text=text, reason="memory was not seen to be free"
+    )
+
+
+def quarantined(worker: str, *, rest_ms: int) -> Notice:
+    """Word that a worker failed too often."""
+    text = f"The worker {worker} failed several times in a row and rests for {time_text(rest_ms)}."
+    return Notice(
+        kind=NoticeKind.QUARANTINED,
+        subject=worker,
+        text=text,
+        duration_ms=rest_ms,
+        reason="repeated failures",
+    )
+
+
+def drifted(subject: str, pool: str, *, predicted_bytes: int, observed_bytes: int) -> Notice:
+    """Word that a stage took more than predicted."""
+    drift_bytes = observed_bytes - predicted_bytes
+    text = f"{_capital(subject)} took {size_text(drift_bytes)} more on {pool} than predicted "
+    text += f"({size_text(observed_bytes)} instead of {size_text(predicted_bytes)}); the headroom is widened."
+    return Notice(
+        kind=NoticeKind.DRIFTED,
+        subject=subject,
+        text=text,
+        amount_bytes=drift_bytes,
+        reason="observed above predicted",
+    )
+
+
+def suspended(model: str, *, requests_count: int, state_bytes: int) -> Notice:
+    """Word that a language model's streams pause."""
+    text = f"{requests_count} conversation(s) with {model} pause to make room; {size_text(state_bytes)} kept."
+    return Notice(
+        kind=NoticeKind.SUSPENDED,
+        subject=model,
+        text=text,
+        amount_bytes=state_bytes,
+        reason="somebody needs its memory",
+    )
+
+
+def returned(model: str, *, level: str, layers_count: int, took_ms: int) -> Notice:
+    """Word that a language model is back on the card."""
+    with_layers = f" with {layers_count} layers on the card" if level == "partial" else ""
+    text = f"{model} is back at {level.upper()}{with_layers} after {time_text(took_ms)}."
+    return Notice(
+        kind=NoticeKind.RETURNED, subject=model, text=text, duration_ms=took_ms, reason="there is room"
+    )
+
+
+def prewarmed(model: str, *, in_ms: int) -> Notice:
+    """Word that a language model is brought back before it is asked for."""
+    text = f"{model} is brought back, because by its rhythm it is wanted in about {time_text(max(0, in_ms))}."
+    return Notice(
+        kind=NoticeKind.PREWARMED, subject=model, text=text, duration_ms=max(0, in_ms), reason="rhythm"
+    )
+
+
+def released_idle(subject: str, *, amount_bytes: int, idle_ms: int) -> Notice:
+    """Word that something idle was released."""
+    text = f"{_capital(subject)} gives up {size_text(amount_bytes)} after {time_text(idle_ms)} without use."
+    return Notice(
+        kind=NoticeKind.RELEASED,
+        subject=subject,
+        text=text,
+        amount_bytes=amount_bytes,
+        duration_ms=idle_ms,
+        reason="idle",
+    )
+
+
+def yielded(job: str, *, to: str, waited_ms: int) -> Notice:
+    """Word that a sampling image lets somebody pass."""
+    text = f"Sampling pauses for {to}, which has waited {time_text(waited_ms)}; it goes on where it stopped."
+    return Notice(
+        kind=NoticeKind.SUSPENDED, subject=job, text=text, duration_ms=waited_ms, reason=f"{to} waited"
+    )
+
+
+def bound_reached(subject: str, what: str) -> Notice:
+    """Word that a limit was reached."""
+    return Notice(kind=NoticeKind.BOUND, subject=subject, text=f"{_capital(what)}.", reason="limit")

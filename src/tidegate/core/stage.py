@@ -24,6 +24,13 @@ class Stage(enum.StrEnum):
     DECODE = "decode"
 
 
+class Errand(enum.StrEnum):
+    """What the planner makes room for besides stages."""
+
+    SERVE = "serve"  # A language model that is wanted.
+    GUEST = "guest"  # Another application.
+
+
 class Component(enum.StrEnum):
     """The part of a model that a stage computes with."""
 
@@ -59,12 +66,15 @@ COMPONENT_OF: Mapping[Stage, Component] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One way to run one stage; `tile` is in latent pixels (0 = whole), `budget_bytes` only for `stream`."""
+    """One way to run one stage, or to serve; `tile` is in latent pixels (0 = whole), `budget_bytes` only
+    for `stream`.
+    """
 
     placement: Placement
     mode: DecodeMode = DecodeMode.WHOLE
     tile: int = 0
     budget_bytes: int = 0
+    layers_count: int = 0  # Of a language model that is only partly on the card; 0 otherwise.
 
     def __post_init__(self) -> None:
         assert (self.mode is DecodeMode.TILED) == (self.tile > 0), "a tile size belongs to the tiled mode"
@@ -83,6 +93,8 @@ class Execution:
                 where = "on the CPU"
             case _:
                 assert_never(self.placement)
+        if self.layers_count:
+            where = f"with {self.layers_count} layers {where}"
         return f"{where}, in tiles of {self.tile}" if self.tile else where
 
 

@@ -113,6 +113,9 @@ def climb(question: StageQuestion, tried: Sequence[Attempt]) -> Plan | Refusal:
     When the lower rungs fit nowhere (no RAM for the CPU, say), the ladder steps back and the best execution
     that fits is tried again: a picture later is better than none. After ATTEMPTS_MAX everything is barred.
     """
+    assert isinstance(question.stage, Stage), "only stages have a ladder"
+    if not tried:
+        return choose(question)
     executions = tuple(option.execution for option in question.options)
     answer = choose(replace(question, barred=barred(question.stage, tried, executions=executions)))
     if isinstance(answer, Plan) or len(tried) >= ATTEMPTS_MAX:

@@ -13,7 +13,7 @@ from tidegate.core.planner.option import Footprint, StageOption
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.question import StageQuestion
 from tidegate.core.quantity import size_text
-from tidegate.core.stage import COMPONENT_OF
+from tidegate.core.stage import COMPONENT_OF, Errand
 
 # Bits per weight of the types that users know, from the block layouts of the GGUF format.
 QUARTER_BITS = {"f32": 128, "f16": 64, "bf16": 64, "q8_0": 34, "q5_0": 22, "q4_K": 18, "q4_0": 18}
@@ -37,6 +37,8 @@ def advise(question: StageQuestion, *, weight_type: str) -> tuple[Advice, ...]:
     `weight_type` is the type of the weights now. Conversion keeps compute buffers as they are, which is what
     the engines do.
     """
+    if isinstance(question.stage, Errand):
+        return ()  # Language models shrink by layers, which the plan already weighs.
     now = choose(question)
     component = COMPONENT_OF[question.stage]
     for target in SUGGESTED:

@@ -14,7 +14,7 @@ from tidegate.core.planner.option import StageOption
 from tidegate.core.planner.question import Concession, Room
 from tidegate.core.planner.scores import Score
 from tidegate.core.quantity import size_text
-from tidegate.core.stage import Execution, Stage
+from tidegate.core.stage import Errand, Execution, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Scored:
 class Plan:
     """How one stage shall run. `drops_held`: its component is loaded otherwise and must be released first."""
 
-    stage: Stage
+    stage: Stage | Errand
     subject: str
     card: Room | None
     ram: Room
@@ -126,7 +126,7 @@ class Plan:
 class Refusal:
     """Nothing fits, whoever yields. Carries why for every execution."""
 
-    stage: Stage
+    stage: Stage | Errand
     subject: str
     card: Room | None
     ram: Room

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tidegate.core.planner.option import StageOption
-from tidegate.core.stage import Component, Execution, Stage
+from tidegate.core.stage import Component, Errand, Execution, Stage
 
 
 class YieldClass(enum.StrEnum):
@@ -92,7 +92,7 @@ class StageQuestion:
     each with the reason in words.
     """
 
-    stage: Stage
+    stage: Stage | Errand
     subject: str
     card: Room | None
     ram: Room

@@ -63,6 +63,8 @@ def _rank(question: StageQuestion, candidate: Candidate) -> int:
     execution = candidate.option.execution
     if execution.mode is DecodeMode.TILED:
         ranks.append(order.index(YieldClass.TILES) + 1)
+    if execution.layers_count:
+        ranks.append(order.index(YieldClass.STREAM) + 1)  # Partly on the card is as much of a loss.
     match execution.placement:
         case Placement.CARD:
             pass

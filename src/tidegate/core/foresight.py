@@ -1,0 +1,241 @@
+"""Foresight: what is done while nobody waits, and what is begun before it is needed.
+
+    look-ahead    the decode is negotiated while sampling runs; nothing unseen is granted
+    bring-back    who was pushed off the card returns when there is room, most valuable first
+    release       who is idle for longer than its return is worth gives its bytes up (ski rental)
+    pre-warm      who by its rhythm is wanted soon is brought back, never at the cost of a job
+
+Owns these four, and the time of the next look. They use the same planner and bindings as everybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tidegate.core import events as ev
+from tidegate.core.binding import bind, slot_of
+from tidegate.core.image import stages
+from tidegate.core.image.job import Job, JobPhase, Run
+from tidegate.core.lease import LeasePhase
+from tidegate.core.llm import demand as llm_demand
+from tidegate.core.llm.level import SERVING, Level, Tide
+from tidegate.core.llm.model import Model
+from tidegate.core.llm.tide import running, sink, worker_of
+from tidegate.core.notice import prewarmed, released_idle
+from tidegate.core.planner.choose import choose
+from tidegate.core.planner.plan import Plan
+from tidegate.core.state import Alarm, Binding, BindingKind, State
+from tidegate.core.supervision import release
+from tidegate.core.worker import Worker, WorkerKind, WorkerPhase
+from tidegate.core.yielding import is_idle
+
+AHEAD = "ahead"
+# Ski rental: an idle tenant stays until the rent equals the price of its return. One millisecond of return is
+# worth this many of idling, so that a model that loads in two seconds stays for ten minutes.
+RENT_PARTS = 300
+# A forecast may stretch the rent at most to this multiple: that bounds what a wrong one can cost.
+FORECAST_STRETCH = 2
+TEND = "house"
+
+
+def look_ahead(state: State, event: ev.StageProgressed) -> None:
+    """A sampling step is done: when few are left, negotiate the next stage now."""
+    found = stages.run_of(state, event)
+    if found is None:
+        return
+    job, run = found
+    worker = state.workers[run.worker]
+    state.set_alarm(Alarm.STAGE, worker.name, in_ms=stages.stage_wait_ms(state, run))
+    if run.looked_ahead or run.is_stopping or job.phase is not JobPhase.DENOISE or len(job.stages) < 2:
+        return
+    left_ms = (event.steps_count - event.step) * (state.now_ms - run.begun_ms) // max(1, event.step)
+    slot = slot_of(worker.card, worker.name)
+    if left_ms <= state.policy.look_ahead_ms and worker.card and slot not in state.bindings:
+        run.looked_ahead = True
+        _negotiate_next(state, job, run, worker=worker)
+
+
+def _negotiate_next(state: State, job: Job, run: Run, *, worker: Worker) -> None:
+    question = stages.question_for(
+        state, job, worker, stage=job.stages[1], candidates_max=state.policy.candidates_max
+    )
+    if question is None or question.card is None:
+        return
+    # What this stage holds will be free by then: its compute buffers go, its component is finished.
+    own = [lease for lease in state.ledger.of(worker.name) if lease.part in (run.part, stages.COMPUTE)]
+    own_card = sum(lease.card_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
+    own_ram = sum(lease.ram_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
+    question = replace(
+        question,
+        card=replace(question.card, free_bytes=question.card.free_bytes + own_card),
+        ram=replace(question.ram, free_bytes=question.ram.free_bytes + own_ram),
+    )
+    plan = choose(question)
+    if not isinstance(plan, Plan):
+        return
+    short_bytes = plan.option.footprint.card_bytes - own_card
+    if short_bytes <= 0:
+        return
+    lease = state.ledger.reserve(
+        worker.name,
+        AHEAD,
+        incarnation=worker.incarnation,
+        card=worker.card,
+        card_bytes=short_bytes,
+        ram_bytes=0,
+        at_ms=state.now_ms,
+    )
+    state.tell(job.name, f"{plan.stage} is negotiated while sampling runs")
+    bind(
+        state,
+        Binding(
+            kind=BindingKind.STAGE,
+            slot=slot_of(worker.card, worker.name),
+            subject=job.name,
+            worker=worker.name,
+            plan=plan,
+            leases=(lease.number,),
+            since_ms=state.now_ms,
+            look_ahead=True,
+        ),
+    )
+
+
+# --- while nobody waits ---
+
+
+def tend(state: State, *, is_calm: bool) -> None:
+    """Bring back, pre-warm and release when nobody waits; then say when to look again."""
+    if is_calm and not state.bindings:
+        for model in sorted(state.models.values(), key=lambda model: (-_value(state, model), model.name)):
+            _bring_back(state, model)
+    for model in state.models.values():
+        _release_idle_model(state, model)
+    for worker in state.workers.values():
+        if worker.kind is WorkerKind.IMAGE and not worker.job:
+            _release_idle_components(state, worker)
+    _set_next_look(state, is_calm=is_calm)
+
+
+def _value(state: State, model: Model) -> int:
+    """What having it on the card is worth: chance of use x price of return, for each byte."""
+    footprint = state.catalog.llms.get(model.name)
+    if footprint is None:
+        return 0
+    needed = model.rhythm.needed_permille(state.now_ms, within_ms=state.policy.idle_release_ms)
+    price_ms = state.catalog.level_cost_ms(model.name, "rising")
+    return needed * price_ms * 1_000_000 // max(1, footprint.weights_bytes + footprint.kv_bytes)
+
+
+def _bring_back(state: State, model: Model) -> None:
+    worker = worker_of(state, model)
+    if (model.card or worker.name) in state.bindings or _is_taken(state, model.card):
+        return
+    expected_ms = model.rhythm.next_ms
+    lead_ms = _lead_ms(state, model)
+    soon = expected_ms is not None and abs(expected_ms - state.now_ms) <= lead_ms
+    pushed = model.was_pushed and state.now_ms - model.used_ms < state.policy.idle_release_ms
+    if model.tide is Tide.PARTIAL and pushed:
+        _refloat(state, model)
+    if model.tide not in (Tide.COLD, Tide.WARM) or not (pushed or soon):
+        return
+    fresh = pushed or model.prewarmed_ms != expected_ms
+    quiet = worker.phase in (WorkerPhase.ABSENT, WorkerPhase.READY)
+    quiet = quiet and not state.ledger.is_releasing(worker.name)
+    if not fresh or not quiet or model.attempts_count:
+        return
+    question = llm_demand.question_for(
+        state, model, concessions=(), candidates_max=state.policy.candidates_max
+    )
+    plan = choose(question) if question is not None else None
+    if not isinstance(plan, Plan) or plan.execution.layers_count:
+        return  # Only what returns wholly and without bothering anybody returns by itself.
+    if not pushed and expected_ms is not None:
+        model.prewarmed_ms = expected_ms
+        state.notify(prewarmed(model.name, in_ms=expected_ms - state.now_ms))
+    llm_demand.bind_rise(state, model, plan)
+
+
+def _is_taken(state: State, card: str) -> bool:
+    """Whether an image is being made on this card: its next stages may need what is free now."""
+    return any(worker.job for worker in state.workers.values() if worker.card == card)
+
+
+def _lead_ms(state: State, model: Model) -> int:
+    return 2 * state.catalog.level_cost_ms(model.name, "rising") + 1_000
+
+
+def _refloat(state: State, model: Model) -> None:
+    """Take a partly loaded idle model down, when it would come back wholly."""
+    footprint = state.catalog.llms[model.name]
+    pool = state.ledger.pools[model.card]
+    own_bytes = sum(lease.card_bytes for lease in state.ledger.of(worker_of(state, model).name))
+    needed_bytes = sum(footprint.on_card(footprint.layers_count)) + pool.descriptor.context_bytes
+    quiet_ms = state.now_ms - max(model.used_ms, model.serving_since_ms)
+    fits = pool.free_bytes + own_bytes - pool.headroom_bytes >= needed_bytes
+    if fits and not model.requests and quiet_ms >= state.policy.quantum_ms:
+        sink(state, model, Level.COLD)
+
+
+def _keep_ms(state: State, model: Model) -> int:
+    """How long an idle model may stay: until the rent equals its return, longer when it is expected."""
+    rent_ms = RENT_PARTS * state.catalog.level_cost_ms(model.name, "rising")
+    keep_ms = max(state.policy.idle_release_ms, rent_ms)
+    expected_ms = model.rhythm.next_ms
+    if expected_ms is not None and expected_ms > model.used_ms + keep_ms:
+        return min(FORECAST_STRETCH * keep_ms, expected_ms - model.used_ms + _lead_ms(state, model))
+    return keep_ms
+
+
+def _release_idle_model(state: State, model: Model) -> None:
+    if model.tide not in (*SERVING, Tide.WARM) or model.requests or running(model):
+        return
+    idle_ms = state.now_ms - max(model.used_ms, model.serving_since_ms)
+    worker = worker_of(state, model)
+    if idle_ms < _keep_ms(state, model) or state.ledger.is_releasing(worker.name):
+        return
+    amount_bytes = sum(lease.card_bytes for lease in state.ledger.of(worker.name))
+    state.notify(released_idle(model.name, amount_bytes=amount_bytes, idle_ms=idle_ms))
+    model.was_pushed = False
+    sink(state, model, Level.COLD)
+
+
+def _release_idle_components(state: State, worker: Worker) -> None:
+    if not is_idle(state, worker):
+        return
+    limit_ms = state.policy.idle_release_ms
+    idle = [
+        lease
+        for lease in state.ledger.of(worker.name)
+        if "/" in lease.part and lease.phase is LeasePhase.HELD and state.now_ms - lease.used_ms >= limit_ms
+    ]
+    if idle:
+        amount_bytes = sum(lease.card_bytes + lease.ram_bytes for lease in idle)
+        state.notify(released_idle(worker.name, amount_bytes=amount_bytes, idle_ms=limit_ms))
+        release(state, worker, leases=idle)
+
+
+def _set_next_look(state: State, *, is_calm: bool) -> None:
+    """Wake up for the next idle release or expected use, and now and then while somebody waits."""
+    times = [state.now_ms + state.policy.tend_ms] if not is_calm else []
+    for model in state.models.values():
+        if model.tide in (*SERVING, Tide.WARM) and not model.requests:
+            times.append(max(model.used_ms, model.serving_since_ms) + _keep_ms(state, model))
+            if model.tide is Tide.PARTIAL and model.was_pushed:
+                times.append(max(model.used_ms, model.serving_since_ms) + state.policy.quantum_ms)
+        expected_ms = model.rhythm.next_ms
+        if model.tide in (Tide.COLD, Tide.WARM) and expected_ms not in (None, model.prewarmed_ms):
+            assert expected_ms is not None, "checked in the line above"
+            times.append(expected_ms - _lead_ms(state, model))
+        if model.requests and model.tide in (Tide.COLD, Tide.WARM):
+            since_ms = min(request.waiting_since_ms for request in model.requests.values())
+            times.append(since_ms + state.policy.chat_wait_max_ms)
+    for worker in state.workers.values():
+        if worker.kind is WorkerKind.IMAGE and not worker.job:
+            held = [lease for lease in state.ledger.of(worker.name) if "/" in lease.part]
+            times += [lease.used_ms + state.policy.idle_release_ms for lease in held]
+    coming = [time for time in times if time > state.now_ms]
+    if coming:
+        state.set_alarm(Alarm.TEND, TEND, in_ms=min(coming) - state.now_ms)
+    else:
+        state.clear_alarm(Alarm.TEND, TEND)

@@ -1,0 +1,91 @@
+"""The house: what there is to arbitrate. Cards, RAM, image models and language models, as configured or
+found.
+
+Owns plain descriptions that never change while the arbiter runs. What is loaded where is the ledger's
+knowledge; limits and times are the policy's.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tidegate.core.stage import Component
+
+RAM = "ram"  # Name of the pool of host memory, beside the names of cards.
+
+
+class Sight(enum.StrEnum):
+    """How finely use of a pool can be seen, best first."""
+
+    PER_PROCESS = "per_process"  # Bytes of each process, and with them what is foreign.
+    PER_CARD = "per_card"  # Only the sum: freed is seen when the sum falls.
+    OWN_LEDGER = "own_ledger"  # Nothing: only the end of a process proves that it freed.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardDescriptor:
+    """A card, or RAM (named "ram", without context)."""
+
+    name: str
+    total_bytes: int
+    sight: Sight = Sight.PER_PROCESS
+    context_bytes: int = 0  # What a process keeps on the card for its device context, whatever it frees.
+    headroom_bytes: int = 0
+    allocation_max_bytes: int = 0
+    link_mib_per_s: int = 4_000
+    unified: bool = False  # Card and host share one memory: nothing is gained by moving state to RAM.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageModel:
+    """An image model with the weights of its components in bytes."""
+
+    name: str
+    weights_bytes: Mapping[Component, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmFootprint:
+    """What a language model needs, from its engine's own figures."""
+
+    layers_count: int
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    state_bytes: int  # Saved conversation state in RAM at most.
+
+    def on_card(self, layers: int) -> tuple[int, int]:
+        """Bytes of weights, and of KV with compute, on the card with this many layers there."""
+        share = (
+            self.weights_bytes * layers // self.layers_count,
+            self.kv_bytes * layers // self.layers_count,
+        )
+        return share[0], share[1] + (self.compute_bytes if layers else 0)
+
+    def in_ram(self, layers: int) -> int:
+        """Bytes in RAM for the layers that are not on the card."""
+        rest = self.layers_count - layers
+        if rest == 0:
+            return 0
+        return (self.weights_bytes + self.kv_bytes) * rest // self.layers_count + self.compute_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel:
+    """A language model, the card it lives on ("" = none, it computes on the CPU) and its parallel slots."""
+
+    name: str
+    card: str
+    slots_count: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """Everything the arbiter arbitrates."""
+
+    ram: CardDescriptor
+    cards: tuple[CardDescriptor, ...] = ()
+    image_models: tuple[ImageModel, ...] = ()
+    language_models: tuple[LanguageModel, ...] = ()

@@ -1,0 +1,185 @@
+"""Demand: a language model is wanted. How much of it fits, and who would make room?
+
+Owns the question put to the planner (HOT, or PARTIAL with the most layers that fit) and the binding of a
+rise. The movement itself is `tide.py`; whether it is wanted now is decided by `core/schedule.py` and
+`core/foresight.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidegate.core.binding import bind, describe, room_now, slot_of, take
+from tidegate.core.house import RAM, LlmFootprint
+from tidegate.core.lease import Lease
+from tidegate.core.llm.level import Level, Tide
+from tidegate.core.llm.model import Model
+from tidegate.core.llm.tide import CONTEXT, KV, WEIGHTS, rise, worker_of
+from tidegate.core.planner.option import Footprint, StageOption
+from tidegate.core.planner.plan import Plan
+from tidegate.core.planner.question import Concession, Room, StageQuestion
+from tidegate.core.stage import Errand, Execution, Placement
+from tidegate.core.state import Binding, BindingKind, State
+from tidegate.core.supervision import PROCESS
+
+# A layer computed by the CPU costs a request about this much more than on the card.
+CPU_LAYER_MS = 40
+EIGHTHS = (7, 6, 4, 2)
+
+
+def question_for(
+    state: State, model: Model, *, concessions: tuple[Concession, ...], candidates_max: int
+) -> StageQuestion | None:
+    """Ask how the model could come up, or None while its footprint is unknown."""
+    footprint = state.catalog.llms.get(model.name)
+    if footprint is None:
+        return None
+    worker = worker_of(state, model)
+    pools = state.ledger.pools
+    card = room_now(state, pools[model.card], holder=worker.name, extra_bytes=0) if model.card else None
+    freed_bytes = sum(concession.card_bytes for concession in concessions)
+    options = tuple(_options(state, model, footprint, card=card, freed_bytes=freed_bytes))
+    return StageQuestion(
+        stage=Errand.SERVE,
+        subject=model.name,
+        card=card,
+        ram=room_now(state, pools[RAM], holder=worker.name, extra_bytes=0),
+        options=options,
+        concessions=concessions,
+        yield_order=state.policy.yield_order,
+        candidates_max=candidates_max,
+    )
+
+
+def _options(
+    state: State, model: Model, footprint: LlmFootprint, *, card: Room | None, freed_bytes: int
+) -> Iterator[StageOption]:
+    if model.tide is Tide.WARM:
+        layers = model.layers_count
+        execution = Execution(Placement.CARD, layers_count=0 if layers == footprint.layers_count else layers)
+        card_bytes = footprint.on_card(layers)[1]
+        yield StageOption(
+            execution,
+            Footprint(card_bytes, 0),
+            run_ms=0,
+            load_ms=state.catalog.level_cost_ms(model.name, "returning"),
+        )
+        return
+    for layers in _layer_counts(state, model, footprint, card=card, freed_bytes=freed_bytes):
+        weights, kv = footprint.on_card(layers)
+        context = state.ledger.pools[model.card].descriptor.context_bytes if model.card and layers else 0
+        ram_bytes = footprint.in_ram(layers) + state.policy.process_ram_bytes
+        execution = Execution(Placement.CPU)
+        if layers:
+            execution = Execution(
+                Placement.CARD, layers_count=0 if layers == footprint.layers_count else layers
+            )
+        yield StageOption(
+            execution,
+            Footprint(weights + kv + context if layers else 0, ram_bytes, weights),
+            run_ms=(footprint.layers_count - layers) * CPU_LAYER_MS,
+            load_ms=state.catalog.level_cost_ms(model.name, "rising")
+            * max(1, layers)
+            // footprint.layers_count,
+        )
+
+
+def _layer_counts(
+    state: State, model: Model, footprint: LlmFootprint, *, card: Room | None, freed_bytes: int
+) -> Iterator[int]:
+    """All layers, the most that fit with and without others yielding, and parts; less after failures."""
+    total = footprint.layers_count
+    if card is None:
+        yield 0
+        return
+    context = state.ledger.pools[model.card].descriptor.context_bytes
+    attempts_max = state.policy.level_attempts_max
+    most = total * max(0, attempts_max - model.attempts_count) // attempts_max
+    exact = [
+        _most_layers(footprint, usable - context)
+        for usable in (card.usable_bytes + freed_bytes, card.usable_bytes)
+    ]
+    ever = _most_layers(footprint, state.ledger.pools[model.card].emptied_bytes - context)
+    # Fewer than half of the layers are hardly faster than waiting, unless the card can never hold more.
+    least = min(total // 2, ever, most)
+    counts = {min(count, most) for count in (total, *exact, *(total * part // 8 for part in EIGHTHS), least)}
+    yield from (count for count in sorted(counts, reverse=True) if count >= least)
+
+
+def _most_layers(footprint: LlmFootprint, usable_bytes: int) -> int:
+    low, high = 0, footprint.layers_count
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(footprint.on_card(middle)) <= usable_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def bind_rise(state: State, model: Model, plan: Plan) -> None:
+    """Reserve what the plan needs and ask those who yield."""
+    worker = worker_of(state, model)
+    footprint = state.catalog.llms[model.name]
+    layers = _layers_of(plan, footprint, model)
+    level = Level.HOT if layers == footprint.layers_count or not model.card else Level.PARTIAL
+    state.tell(model.name, f"is wanted: {describe(plan)}")
+    bind(
+        state,
+        Binding(
+            kind=BindingKind.RISE,
+            slot=slot_of(model.card, worker.name),
+            subject=model.name,
+            worker=worker.name,
+            plan=plan,
+            leases=tuple(lease.number for lease in _reserve(state, model, layers=layers)),
+            level=level,
+            layers_count=layers,
+            since_ms=state.now_ms,
+        ),
+    )
+
+
+def _layers_of(plan: Plan, footprint: LlmFootprint, model: Model) -> int:
+    if model.tide is Tide.WARM:
+        return model.layers_count
+    if plan.execution.placement is Placement.CPU:
+        return 0
+    return plan.execution.layers_count or footprint.layers_count
+
+
+def _reserve(state: State, model: Model, *, layers: int) -> list[Lease]:
+    worker = worker_of(state, model)
+    footprint = state.catalog.llms[model.name]
+    weights, kv = footprint.on_card(layers)
+    wanted: list[tuple[str, int, int]] = [(KV, kv, 0)]
+    if model.tide is Tide.COLD:
+        context = state.ledger.pools[model.card].descriptor.context_bytes if model.card and layers else 0
+        wanted += [
+            (PROCESS, 0, state.policy.process_ram_bytes),
+            (CONTEXT, context, 0),
+            (WEIGHTS, weights, footprint.in_ram(layers)),
+        ]
+    return [
+        state.ledger.reserve(
+            worker.name,
+            part,
+            incarnation=worker.incarnation,
+            card=model.card,
+            card_bytes=card_bytes,
+            ram_bytes=ram_bytes,
+            at_ms=state.now_ms,
+        )
+        for part, card_bytes, ram_bytes in wanted
+        if card_bytes or ram_bytes
+    ]
+
+
+def grant_rise(state: State, binding: Binding) -> None:
+    """The bytes are there: up it goes."""
+    model = state.models[binding.subject]
+    worker = worker_of(state, model)
+    leases = [lease for lease in state.ledger.of(worker.name) if lease.number in binding.leases]
+    process = next((lease for lease in leases if lease.part == PROCESS), None)
+    rise(state, model, binding, process=process)
+    take(state, binding, incarnation=worker.incarnation)

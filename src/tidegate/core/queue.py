@@ -1,0 +1,105 @@
+"""The queue: who is next. Waiting jobs stand by due time, language models and guests are put among them.
+
+Owns the order. Due time = waiting since, minus a bonus for priority (ageing makes waiting worth as much as
+priority in the end), minus a bonus for a job whose model is loaded (batch before swapping, within a bound). A
+chat that has waited past its bound is overdue and comes first.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tidegate.core.guest import GuestPhase
+from tidegate.core.image.job import Job
+from tidegate.core.lease import LeasePhase
+from tidegate.core.llm.level import Tide
+from tidegate.core.llm.model import Model
+from tidegate.core.llm.request import WAITING
+from tidegate.core.state import State
+from tidegate.core.worker import WorkerKind
+
+
+class DemandKind(enum.IntEnum):
+    """Whose turn it is; the order breaks ties."""
+
+    RISE = 0
+    JOB = 1
+    GUEST = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Demand:
+    """Somebody who waits for bytes; fields stand in the order of comparison."""
+
+    is_patient: bool
+    due_ms: int
+    kind: DemandKind
+    subject: str
+    since_ms: int
+
+
+def enqueue(state: State, job: Job) -> None:
+    """Put a job among the waiting."""
+    insort(state.queue, job.name, key=lambda name: _place(state.jobs[name]))
+
+
+def leave(state: State, job: Job) -> None:
+    """Take a job from among the waiting."""
+    if job.name in state.queue:
+        state.queue.remove(job.name)
+
+
+def _place(job: Job) -> tuple[int, str]:
+    return job.due_ms, job.name
+
+
+def demands(state: State) -> list[Demand]:
+    """Everybody who waits for bytes, the next one first; of the jobs only the first few."""
+    found = [*_job_demands(state), *_model_demands(state), *_guest_demands(state)]
+    found.sort()
+    return found
+
+
+def _job_demands(state: State) -> Iterator[Demand]:
+    if not state.queue:
+        return
+    loaded = {
+        lease.part.partition("/")[0]
+        for worker in state.workers.values()
+        if worker.kind is WorkerKind.IMAGE
+        for lease in state.ledger.of(worker.name)
+        if "/" in lease.part and lease.phase is LeasePhase.HELD
+    }
+    for name in state.queue[: state.policy.window_count]:
+        job = state.jobs[name]
+        bonus_ms = state.policy.affinity_ms if job.model in loaded else 0
+        yield Demand(True, job.due_ms - bonus_ms, DemandKind.JOB, name, job.waiting_since_ms)
+
+
+def _model_demands(state: State) -> Iterator[Demand]:
+    for model in state.models.values():
+        if model.tide not in (Tide.COLD, Tide.WARM):
+            continue
+        since_ms = oldest_waiting_ms(model)
+        if since_ms is None:
+            continue
+        overdue = state.now_ms - since_ms >= state.policy.chat_wait_max_ms
+        priority = max(request.priority for request in model.requests.values())
+        yield Demand(
+            not overdue, since_ms - priority * state.policy.ageing_ms, DemandKind.RISE, model.name, since_ms
+        )
+
+
+def _guest_demands(state: State) -> Iterator[Demand]:
+    for guest in state.guests.values():
+        if guest.phase is GuestPhase.WAITING:
+            yield Demand(True, guest.since_ms, DemandKind.GUEST, guest.lease, guest.since_ms)
+
+
+def oldest_waiting_ms(model: Model) -> int | None:
+    """Since when the request that waits longest has waited."""
+    waits = [request.waiting_since_ms for request in model.requests.values() if request.phase in WAITING]
+    return min(waits, default=None)

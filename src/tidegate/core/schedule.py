@@ -1,0 +1,305 @@
+"""Scheduling: after every event, in this order, whatever has become possible is done.
+
+    1. bindings whose bytes were seen are granted; those that waited too long are planned anew
+    2. processes that somebody needs are started; language models that can serve, serve
+    3. those who wait for bytes are planned in the order of the queue
+         3a. an image job on the idle worker where it costs least
+         3b. a language model: all of it, or the most layers that fit
+         3c. a guest
+         3d. whoever has starved and would fit an emptied card lets nobody pass
+    4. a chat that waits past its bound makes a sampling image yield
+    5. nobody waits: bring back, release, pre-warm (`foresight.py`)
+
+Owns this order. Plans come from the planner, who is next from `queue.py`, bytes from `binding.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from tidegate.core import effects as ef
+from tidegate.core import negotiation, prediction
+from tidegate.core.binding import is_grantable, room_emptied, room_ever, unbind
+from tidegate.core.foresight import tend
+from tidegate.core.house import RAM
+from tidegate.core.image import stages
+from tidegate.core.image.job import Job, JobPhase
+from tidegate.core.image.ladder import ATTEMPTS_MAX, climb
+from tidegate.core.llm import demand as llm_demand
+from tidegate.core.llm import service
+from tidegate.core.llm.level import SERVING
+from tidegate.core.llm.model import Model
+from tidegate.core.llm.tide import worker_of
+from tidegate.core.notice import yielded
+from tidegate.core.planner.choose import choose
+from tidegate.core.planner.plan import Plan, Refusal
+from tidegate.core.planner.question import StageQuestion
+from tidegate.core.queue import Demand, DemandKind, demands, enqueue
+from tidegate.core.stage import Stage
+from tidegate.core.state import Binding, BindingKind, State
+from tidegate.core.supervision import may_start, start
+from tidegate.core.worker import FRONT, Worker, WorkerKind, WorkerPhase
+from tidegate.core.yielding import Taker, concessions_for
+
+
+def schedule(state: State) -> None:
+    """Do whatever has become possible."""
+    _settle_bindings(state)
+    _run_services(state)
+    waiting = demands(state)
+    unmet: list[Demand] = []
+    for wanted in waiting:
+        if _try(state, wanted):
+            continue
+        unmet.append(wanted)
+        if state.now_ms - wanted.since_ms >= state.policy.starving_ms and _would_fit_emptied(state, wanted):
+            break
+    for wanted in unmet:
+        if wanted.kind is DemandKind.RISE and not wanted.is_patient:
+            _yield_sampling(state, state.models[wanted.subject])
+    tend(state, is_calm=not waiting)
+
+
+def _settle_bindings(state: State) -> None:
+    for binding in tuple(state.bindings.values()):
+        worker = state.workers.get(binding.worker)
+        if worker is not None and not may_start(worker) and worker.phase is WorkerPhase.RESTING:
+            replan(state, binding)
+        elif (worker is None or may_start(worker)) and is_grantable(state, binding):
+            _grant(state, binding)
+
+
+def _grant(state: State, binding: Binding) -> None:
+    match binding.kind:
+        case BindingKind.STAGE:
+            stages.grant_stage(state, binding)
+        case BindingKind.RISE:
+            llm_demand.grant_rise(state, binding)
+        case BindingKind.GUEST:
+            negotiation.grant_guest(state, binding)
+        case _:
+            assert_never(binding.kind)
+
+
+def replan(state: State, binding: Binding) -> None:
+    """A binding got no bytes in time, or its worker is gone: take it off and let it be planned anew."""
+    unbind(state, binding)
+    if binding.kind is BindingKind.STAGE and not binding.look_ahead:
+        job = state.jobs[binding.subject]
+        state.tell(job.name, "its bytes did not come in time: planned anew")
+        enqueue(state, job)
+
+
+def _run_services(state: State) -> None:
+    prediction.ensure_predictor(state)
+    for model in state.models.values():
+        service.sweep(state, model)
+        if model.requests and state.workers[FRONT].phase is WorkerPhase.ABSENT:
+            start(state, state.workers[FRONT])
+        service.serve(state, model)
+
+
+# --- 3: whoever waits for bytes ---
+
+
+def _try(state: State, wanted: Demand) -> bool:
+    """Plan one demand; True when it waits for bytes no longer, or for bytes that were promised to it."""
+    match wanted.kind:
+        case DemandKind.JOB:
+            return _try_job(state, state.jobs[wanted.subject])
+        case DemandKind.RISE:
+            return _try_model(state, state.models[wanted.subject])
+        case DemandKind.GUEST:
+            return _try_guest(state, wanted.subject)
+        case _:
+            assert_never(wanted.kind)
+
+
+def _eligible(state: State, job: Job) -> list[Worker]:
+    workers = [worker for worker in state.workers.values() if worker.kind is WorkerKind.IMAGE]
+    own = [worker for worker in workers if worker.job == job.name]
+    return [
+        worker
+        for worker in own or workers
+        if worker.job in ("", job.name)
+        and may_start(worker)
+        and (worker.card or worker.name) not in state.bindings
+        and not state.ledger.is_releasing(worker.name)
+    ]
+
+
+def _try_job(state: State, job: Job) -> bool:
+    workers = _eligible(state, job)
+    best: tuple[Plan, StageQuestion, Worker] | None = None
+    refused: tuple[Refusal, StageQuestion] | None = None
+    for worker in workers:
+        question = stages.question_for(
+            state, job, worker, stage=job.stage, candidates_max=state.policy.candidates_max // len(workers)
+        )
+        if question is None:
+            prediction.plan_ahead(state, job)
+            return False
+        answer = climb(question, job.tried)
+        match answer:
+            case Refusal():
+                refused = refused or (answer, question)
+            case Plan():
+                if best is None or answer.score < best[0].score:
+                    best = (answer, question, worker)
+            case _:
+                assert_never(answer)
+    if best is not None:
+        plan, question, worker = best
+        job.refused_since_ms = -1
+        stages.bind_stage(state, job, worker, question=question, plan=plan)
+        return True
+    if refused is not None:
+        for worker in workers:
+            worker.job = ""  # It must not keep others waiting while it waits for memory.
+        _refuse_job(state, job, *refused)
+    return False
+
+
+def _refuse_job(state: State, job: Job, refusal: Refusal, question: StageQuestion) -> None:
+    if len(job.tried) >= ATTEMPTS_MAX:
+        message = f"{job.stage} failed in every way there is: {job.tried[-1].failure.text()}."
+        stages.end(state, job, JobPhase.FAILED, code="worker", message=message)
+        return
+    if job.refused_since_ms < 0:
+        job.refused_since_ms = state.now_ms
+        state.tell(job.name, refusal.explain()[0])
+        if isinstance(choose(_with_rooms(state, question, ever=True)), Refusal):
+            fault = refusal.fault()
+            stages.end(state, job, JobPhase.FAILED, code=fault.code, message=fault.message)
+        return
+    if state.now_ms - job.refused_since_ms >= state.policy.capacity_wait_max_ms:
+        fault = refusal.fault()
+        stages.end(
+            state,
+            job,
+            JobPhase.FAILED,
+            code=fault.code,
+            message=fault.message,
+            retry_after_ms=state.policy.capacity_wait_max_ms,
+        )
+
+
+def _with_rooms(state: State, question: StageQuestion, *, ever: bool) -> StageQuestion:
+    """The same question for an emptied house, with foreign use (now) or without (ever)."""
+    pools = state.ledger.pools
+    make = room_ever if ever else room_emptied
+    card = None
+    if question.card is not None:
+        pool = pools[question.card.name]
+        card = make(pool, extra_bytes=question.card.headroom_bytes - pool.headroom_bytes)
+    ram = make(pools[RAM], extra_bytes=question.ram.headroom_bytes - pools[RAM].headroom_bytes)
+    return replace(question, card=card, ram=ram, concessions=(), held=None)
+
+
+def _model_question(state: State, model: Model) -> StageQuestion | None:
+    taker = Taker(card=model.card, worker=worker_of(state, model).name, model=model.name)
+    return llm_demand.question_for(
+        state,
+        model,
+        concessions=concessions_for(state, taker),
+        candidates_max=state.policy.candidates_max,
+    )
+
+
+def _try_model(state: State, model: Model) -> bool:
+    worker = worker_of(state, model)
+    binding = state.bindings.get(model.card or worker.name)
+    if binding is not None:
+        return binding.kind is BindingKind.RISE and binding.subject == model.name
+    if worker.phase not in (WorkerPhase.ABSENT, WorkerPhase.READY) or state.ledger.is_releasing(worker.name):
+        return False
+    if model.attempts_count >= state.policy.level_attempts_max:
+        _fail_requests(state, model, code="worker", message=f"{model.name} could not be loaded.")
+        model.attempts_count = 0
+        return False
+    question = _model_question(state, model)
+    if question is None:
+        prediction.want_llm(state, model.name)
+        prediction.ensure_predictor(state)
+        return False
+    answer = choose(question)
+    match answer:
+        case Plan():
+            model.refused_since_ms = -1
+            llm_demand.bind_rise(state, model, answer)
+            return True
+        case Refusal():
+            _refuse_model(state, model, answer, question)
+            return False
+        case _:
+            assert_never(answer)
+
+
+def _refuse_model(state: State, model: Model, refusal: Refusal, question: StageQuestion) -> None:
+    fault = refusal.fault()
+    if model.refused_since_ms < 0:
+        model.refused_since_ms = state.now_ms
+        state.tell(model.name, refusal.explain()[0])
+        if isinstance(choose(_with_rooms(state, question, ever=True)), Refusal):
+            _fail_requests(state, model, code=fault.code, message=fault.message)
+    elif state.now_ms - model.refused_since_ms >= state.policy.capacity_wait_max_ms:
+        _fail_requests(state, model, code=fault.code, message=fault.message)
+
+
+def _fail_requests(state: State, model: Model, *, code: str, message: str) -> None:
+    model.refused_since_ms = -1
+    for request in tuple(model.requests.values()):
+        service.end(state, model, request, outcome=ef.Outcome.FAILED, code=code, message=message)
+
+
+def _try_guest(state: State, lease: str) -> bool:
+    guest = state.guests[lease]
+    binding = state.bindings.get(guest.card)
+    if binding is not None:
+        return binding.kind is BindingKind.GUEST and binding.subject == lease
+    answer = negotiation.plan_for(state, guest)
+    if isinstance(answer, Refusal):
+        return False
+    negotiation.bind_guest(state, guest, answer)
+    return True
+
+
+def _would_fit_emptied(state: State, wanted: Demand) -> bool:
+    """Whether waiting helps: with everything of ours gone, this demand would fit beside what is foreign."""
+    match wanted.kind:
+        case DemandKind.GUEST:
+            return False  # Guests take what is idle; nobody stands still for them.
+        case DemandKind.RISE:
+            question = _model_question(state, state.models[wanted.subject])
+        case DemandKind.JOB:
+            job = state.jobs.get(wanted.subject)
+            if job is None or job.phase is not JobPhase.QUEUED:
+                return False
+            workers = [worker for worker in state.workers.values() if worker.kind is WorkerKind.IMAGE]
+            question = stages.question_for(
+                state, job, workers[0], stage=job.stage, candidates_max=state.policy.candidates_max
+            )
+        case _:
+            assert_never(wanted.kind)
+    return question is not None and isinstance(choose(_with_rooms(state, question, ever=False)), Plan)
+
+
+# --- 4: a chat that waited too long ---
+
+
+def _yield_sampling(state: State, model: Model) -> None:
+    """Let a sampling image on the model's card yield, when it has had its quantum; its tape loses nothing."""
+    if model.tide in SERVING or not model.card:
+        return
+    for worker in state.workers.values():
+        job = state.jobs.get(worker.job)
+        if worker.card != model.card or job is None or job.run is None or job.phase is not JobPhase.DENOISE:
+            continue
+        run = job.run
+        if run.is_stopping or not run.incarnation or state.now_ms - run.begun_ms < state.policy.quantum_ms:
+            continue
+        waited_ms = state.now_ms - min(request.waiting_since_ms for request in model.requests.values())
+        state.notify(yielded(job.name, to=model.name, waited_ms=waited_ms))
+        stages.stop(state, job, ef.StopReason.YIELD)
+        assert job.stage is Stage.DENOISE, "only sampling has a tape to go on from"
