@@ -224,6 +224,9 @@ def _lose(state: State, worker: Worker, event: ev.WorkerExited | None) -> None:
     """A process is gone, by its own fault or as asked; None: together with the arbiter's."""
     hung, asked = worker.is_at_fault, worker.phase in (WorkerPhase.STOPPING, WorkerPhase.KILLING)
     supervision.exited(state, worker, event)
+    for binding in tuple(state.bindings.values()):
+        if binding.worker == worker.name:
+            replan(state, binding, why="the worker that it was planned for ended")
     match worker.kind:
         case WorkerKind.IMAGE:
             signal = 9 if event is None else event.signal
@@ -313,7 +316,7 @@ def _ring(state: State, alarm: Alarm, subject: str) -> None:
             prediction.overdue(state)
         case Alarm.BINDING:
             if (binding := state.bindings.get(subject)) is not None:
-                replan(state, binding)
+                replan(state, binding, why="its bytes did not come in time")
         case Alarm.GUEST:
             negotiation.alarm_rang(state, subject)
         case Alarm.TEND:

@@ -115,7 +115,7 @@ def take(state: State, binding: Binding, *, incarnation: int) -> list[Lease]:
     granted = leases_of(state, binding)
     state.ledger.take_from_arena(binding.worker, sum(lease.card_bytes for lease in granted))
     for lease in granted:
-        state.ledger.grant(lease, incarnation=incarnation)
+        state.ledger.grant(lease, incarnation=incarnation, at_ms=state.now_ms)
     del state.bindings[binding.slot]
     state.clear_alarm(Alarm.BINDING, binding.slot)
     return granted

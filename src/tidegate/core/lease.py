@@ -52,6 +52,7 @@ class Lease:
     ram_bytes: int
     phase: LeasePhase = LeasePhase.RESERVED
     execution: Execution | None = None
+    granted_ms: int = -1
     used_ms: int = 0
     held_since_ms: int = -1  # When it was said to be allocated.
     claimed_ms: int = -1  # When it was said to be freed.

@@ -94,9 +94,10 @@ class Ledger:
         self._add(lease, reserved=1)
         return lease
 
-    def grant(self, lease: Lease, *, incarnation: int) -> None:
+    def grant(self, lease: Lease, *, incarnation: int, at_ms: int) -> None:
         """Turn a promise into a charge; the caller has made sure that the bytes are free."""
         lease.to(LeasePhase.GRANTED)
+        lease.granted_ms = at_ms
         lease.incarnation = incarnation
         self._add(lease, reserved=-1, charged=1)
 
@@ -203,7 +204,9 @@ class Ledger:
         )
         pool.over = {}
         for holder, seen_bytes in known.items():
-            over = seen_bytes - sum(self._bytes(pool, lease) for lease in self.of(holder) if lease.is_charged)
+            # What was granted after the sample was taken cannot explain what the sample shows.
+            known_then = [lease for lease in self.of(holder) if 0 <= lease.granted_ms < event.taken_ms]
+            over = seen_bytes - sum(self._bytes(pool, lease) for lease in known_then)
             if over > 0:
                 pool.over[holder] = over
         return freed
@@ -278,7 +281,7 @@ class Ledger:
                 ram_bytes=0,
                 at_ms=at_ms,
             )
-            self.grant(kept, incarnation=lease.incarnation)
+            self.grant(kept, incarnation=lease.incarnation, at_ms=at_ms)
             self.hold(kept, at_ms=at_ms)
         else:
             self.pools[kept.card].charged_bytes += amount_bytes

@@ -55,6 +55,7 @@ def schedule(state: State) -> None:
         unmet.append(wanted)
         if state.now_ms - wanted.since_ms >= state.policy.starving_ms and _would_fit_emptied(state, wanted):
             break
+    _settle_bindings(state)
     for wanted in unmet:
         if wanted.kind is DemandKind.RISE and not wanted.is_patient:
             _yield_sampling(state, state.models[wanted.subject])
@@ -64,9 +65,7 @@ def schedule(state: State) -> None:
 def _settle_bindings(state: State) -> None:
     for binding in tuple(state.bindings.values()):
         worker = state.workers.get(binding.worker)
-        if worker is not None and not may_start(worker) and worker.phase is WorkerPhase.RESTING:
-            replan(state, binding)
-        elif (worker is None or may_start(worker)) and is_grantable(state, binding):
+        if (worker is None or may_start(worker)) and is_grantable(state, binding):
             _grant(state, binding)
 
 
@@ -82,12 +81,12 @@ def _grant(state: State, binding: Binding) -> None:
             assert_never(binding.kind)
 
 
-def replan(state: State, binding: Binding) -> None:
+def replan(state: State, binding: Binding, *, why: str) -> None:
     """A binding got no bytes in time, or its worker is gone: take it off and let it be planned anew."""
     unbind(state, binding)
     if binding.kind is BindingKind.STAGE and not binding.look_ahead:
         job = state.jobs[binding.subject]
-        state.tell(job.name, "its bytes did not come in time: planned anew")
+        state.tell(job.name, f"{why}: planned anew")
         enqueue(state, job)
 
 

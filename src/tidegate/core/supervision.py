@@ -47,7 +47,7 @@ def start(state: State, worker: Worker, *, process: Lease | None = None) -> None
             ram_bytes=state.policy.process_ram_bytes,
             at_ms=state.now_ms,
         )
-    state.ledger.grant(process, incarnation=worker.incarnation)
+    state.ledger.grant(process, incarnation=worker.incarnation, at_ms=state.now_ms)
     state.set_alarm(Alarm.START, worker.name, in_ms=state.policy.start_wait_max_ms)
     state.tell(worker.name, f"starting (incarnation {worker.incarnation})")
     state.emit(

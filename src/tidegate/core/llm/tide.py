@@ -79,7 +79,7 @@ def _ebb(state: State, model: Model) -> None:
             ram_bytes=state.catalog.llms[model.name].state_bytes,
             at_ms=state.now_ms,
         )
-        state.ledger.grant(lease, incarnation=front.incarnation)
+        state.ledger.grant(lease, incarnation=front.incarnation, at_ms=state.now_ms)
     kv = state.ledger.find(worker.name, KV)
     if kv is not None:
         state.ledger.ask(kv)

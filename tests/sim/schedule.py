@@ -1,0 +1,82 @@
+"""Schedules: one run of one workload. Safety under faults, then liveness without.
+
+Owns the two phases and the result. A run is a pure function of its workload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.sim.judge import Violation
+from tests.sim.workload import ACTS_MS, Workload
+from tests.sim.world import Counts, World
+
+from tidegate.core.faults import Bug
+from tidegate.core.house import Sight
+
+# Hangs are noticed after a minute, quarantines end after another; a long row of both still ends in this time.
+END_MS = 3_600_000
+STEPS_MAX = 20_000
+PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a schedule; `error` is empty when every rule was kept."""
+
+    seed: int
+    counts: Counts
+    jobs: int
+    error: str = ""
+
+
+def run(workload: Workload) -> Result:
+    """Run one schedule to its end and say what broke, if anything did."""
+    world = World(workload)
+    error = ""
+    try:
+        _drive(world)
+    except (Violation, Bug, AssertionError, KeyError, IndexError, ValueError, StopIteration) as broken:
+        error = f"{type(broken).__name__}: {broken}"
+    return Result(workload.seed, world.counts, len(world.judge.jobs), error)
+
+
+def _drive(world: World) -> None:
+    world.later(ACTS_MS + 1, world.calm)
+    probed = False
+    for _ in range(STEPS_MAX):
+        if not world.step():
+            break
+        if world.now_ms > END_MS:
+            break
+        if world.now_ms > ACTS_MS + 1 and _is_over(world):
+            if probed:
+                break
+            probed = True
+            _probe(world)
+    else:
+        raise Violation("it goes round in circles")
+    world.judge.all_ended()
+    for lease, answer in world.judge.answers.items():
+        if lease.startswith(PROBE):
+            world.judge.must(world.granted(lease), f"not every byte came back: {lease} was {answer}")
+
+
+def _is_over(world: World) -> bool:
+    judge = world.judge
+    return (
+        all(job.finished for job in judge.jobs.values())
+        and all(request.ended for request in judge.requests.values())
+        and all(answer.value in ("denied", "ended") for answer in judge.answers.values())
+    )
+
+
+def _probe(world: World) -> None:
+    """Every byte returns: a guest that asks for most of an idle card must get it."""
+    for card in world.workload.house.cards:
+        if card.sight is Sight.OWN_LEDGER:
+            continue
+        amount_bytes = (card.total_bytes - card.context_bytes) * 6 // 10
+        world.ask_as_guest(
+            f"{PROBE}/{card.name}", card.name, amount_bytes=amount_bytes, hold_ms=100, wait_ms=60_000
+        )
