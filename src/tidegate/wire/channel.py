@@ -70,6 +70,16 @@ class Channel(Generic[Incoming]):
             raise Closed("the other side closed the connection")
         return data
 
+    def fileno(self) -> int:
+        """The socket's number, for an event loop that waits until it is readable."""
+        return self._connection.fileno()
+
+    def receive_ready(self) -> list[Incoming]:
+        """Read once from a readable socket and return what became complete. Raises as `receive` does."""
+        self._ready.extend(self._decoder.feed(self._read(0)))
+        complete, self._ready = list(self._ready), deque()
+        return [self._decode(payload) for payload in complete]
+
     def close(self) -> None:
         """Close our end; the other side sees the end of the stream."""
         self._connection.close()

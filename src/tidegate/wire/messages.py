@@ -14,9 +14,10 @@ A conversation, in order:
     parent  Shutdown                 the worker exits with code 0
 
 Every command but Shutdown carries a `serial` that its answer repeats (in Cancel it names the stage to stop).
-Commands are carried out one after the other in the order in which they came. Unknown fields are ignored, so
-either side may learn new ones; an unknown message is a `ProtocolError`. Bytes are integers and end in
-`_bytes`, times in `_ms`.
+Commands are carried out one after the other in the order in which they came. A worker may hold several open
+models; `model` names the one that a command is about, and "" is a name like any other for a parent with just
+one. Unknown fields are ignored, so either side may learn new ones; an unknown message is a `ProtocolError`.
+Bytes are integers and end in `_bytes`, times in `_ms`.
 
 Neighbours: `tidegate.core.stage` owns Stage, Component and Execution; `frames` puts messages on a stream;
 `artifacts` holds the files that the paths name.
@@ -87,7 +88,10 @@ class Survey(Message, frozen=True, kw_only=True):
 
 
 class Open(Message, frozen=True, kw_only=True):
-    """Open a model by its files, keyed by role (model, diffusion_model, clip_l, ..., vae, taesd)."""
+    """Open a model by its files, keyed by role (model, diffusion_model, clip_l, ..., vae, taesd).
+
+    A model that is open under this name already is closed first, with everything it had loaded.
+    """
 
     serial: int
     files: dict[str, str]
@@ -96,6 +100,7 @@ class Open(Message, frozen=True, kw_only=True):
     flash_attention: bool = True
     direct_convolution: bool = True
     weight_type: str = ""
+    model: str = ""
 
 
 class Predict(Message, frozen=True, kw_only=True):
@@ -105,6 +110,7 @@ class Predict(Message, frozen=True, kw_only=True):
     stage: Stage
     request: ImageRequest
     execution: Execution
+    model: str = ""
 
 
 class Load(Message, frozen=True, kw_only=True):
@@ -114,6 +120,7 @@ class Load(Message, frozen=True, kw_only=True):
     component: Component
     execution: Execution
     encoder: bool = False
+    model: str = ""
 
 
 class Release(Message, frozen=True, kw_only=True):
@@ -121,6 +128,7 @@ class Release(Message, frozen=True, kw_only=True):
 
     serial: int
     component: Component
+    model: str = ""
 
 
 class RunStage(Message, frozen=True, kw_only=True):
@@ -140,6 +148,7 @@ class RunStage(Message, frozen=True, kw_only=True):
     tape: str = ""
     fingerprint: dict[str, str] = {}
     previews: bool = False
+    model: str = ""
 
 
 class Measure(Message, frozen=True, kw_only=True):
@@ -147,6 +156,7 @@ class Measure(Message, frozen=True, kw_only=True):
 
     serial: int
     resets_peaks: bool = False
+    model: str = ""
 
 
 class Cancel(Message, frozen=True, kw_only=True):

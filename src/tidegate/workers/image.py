@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from tidegate.wire import channel, frames, messages
@@ -68,10 +69,13 @@ class Conversation:
                     self.commands.put(command)
 
 
-def _serve(talk: Conversation, exchange: int) -> None:
+Obey = Callable[[Conversation, int], None]
+
+
+def _serve(obey: Obey, talk: Conversation, exchange: int) -> None:
     """The engine's thread."""
     try:
-        _obey(talk, exchange)
+        obey(talk, exchange)
     except BaseException:  # noqa: BLE001  whatever it is, it is a bug, and a worker without its engine is useless
         traceback.print_exc()
         sys.stderr.flush()
@@ -93,8 +97,8 @@ def _obey(talk: Conversation, exchange: int) -> None:
         talk.send(engine.answer(command))
 
 
-def main() -> None:
-    """Tie ourselves to the parent, start the engine's thread, listen."""
+def main(obey: Obey = _obey) -> None:
+    """Tie ourselves to the parent, start the engine's thread with what it does, listen."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--exchange", type=int, required=True)
@@ -103,7 +107,7 @@ def main() -> None:
     lifetime.bind_to_parent(arguments.parent)
     lifetime.prepare()
     talk = Conversation(channel.worker_end(socket.socket(fileno=arguments.channel)))
-    threading.Thread(target=_serve, args=(talk, arguments.exchange), name="engine", daemon=True).start()
+    threading.Thread(target=_serve, args=(obey, talk, arguments.exchange), name="engine", daemon=True).start()
     talk.listen()
 
 

@@ -54,13 +54,13 @@ class Outside(Protocol):
 
 
 class Engine:
-    """The engine with at most one open model."""
+    """The engine with its open models, by name."""
 
     def __init__(self, outside: Outside, *, exchange: int) -> None:
         self._outside = outside
         self._exchange = exchange
-        self._checkpoint: sdstage.Checkpoint | None = None
-        self._device = ""
+        self._checkpoints: dict[str, sdstage.Checkpoint] = {}
+        self._devices: dict[str, str] = {}
         self._unsaved: dict[str, arrays.Arrays] = {}
 
     def hello(self) -> None:
@@ -78,10 +78,10 @@ class Engine:
 
     def close(self) -> None:
         """Release every component, so that a leak would show in the ledger before the process is gone."""
-        if self._checkpoint is not None:
+        for checkpoint in self._checkpoints.values():
             for component in Component:
-                self._checkpoint.release(component.value)
-            self._checkpoint = None
+                checkpoint.release(component.value)
+        self._checkpoints.clear()
 
     def _carry_out(self, command: messages.ToWorker) -> messages.FromWorker:
         match command:
@@ -113,7 +113,7 @@ class Engine:
             case messages.Shutdown():
                 raise error
             case _:
-                card, ram = self._peaks()
+                card, ram = self._peaks(getattr(command, "model", ""))
                 return messages.StageFailed(
                     serial=command.serial, fault=fault, message=text, card_peak_bytes=card, ram_peak_bytes=ram
                 )
@@ -129,7 +129,7 @@ class Engine:
 
     def _open(self, command: messages.Open) -> messages.Opened:
         """Read the headers of a model."""
-        self._checkpoint = None  # two open models would hold two sets of graphs
+        self._checkpoints.pop(command.model, None)  # open twice, it would hold two sets of graphs
         checkpoint = sdstage.Checkpoint(
             command.files,
             device=command.device,
@@ -138,7 +138,7 @@ class Engine:
             threads=command.threads,
             weight_type=command.weight_type,
         )
-        self._checkpoint, self._device = checkpoint, command.device
+        self._checkpoints[command.model], self._devices[command.model] = checkpoint, command.device
         side = 64 * checkpoint.size_multiple
         channels, height, _ = checkpoint.latent_shape(side, side)
         return messages.Opened(
@@ -157,7 +157,7 @@ class Engine:
     def _predict(self, command: messages.Predict) -> messages.FootprintPredicted:
         """Run a stage dry."""
         how = command.execution
-        found = self._opened.predict(
+        found = self._opened(command.model).predict(
             command.stage.value,
             engine_request(command.request),
             how.placement.value,
@@ -176,13 +176,14 @@ class Engine:
         """Bring weights to their place."""
         began = time.monotonic()
         how = command.execution
-        self._opened.load(
+        checkpoint = self._opened(command.model)
+        checkpoint.load(
             command.component.value,
             how.placement.value,
             budget_bytes=how.budget_bytes,
             encoder=command.encoder,
         )
-        held = self._opened.stage_bytes()
+        held = checkpoint.stage_bytes()
         return messages.Loaded(
             serial=command.serial,
             component=command.component,
@@ -193,8 +194,9 @@ class Engine:
 
     def _release(self, command: messages.Release) -> messages.Released:
         """Give back what a component holds."""
-        self._opened.release(command.component.value)
-        held = self._opened.stage_bytes()
+        checkpoint = self._opened(command.model)
+        checkpoint.release(command.component.value)
+        held = checkpoint.stage_bytes()
         return messages.Released(
             serial=command.serial,
             component=command.component,
@@ -204,12 +206,13 @@ class Engine:
 
     def _measure(self, command: messages.Measure) -> messages.Measured:
         """Read the device and ourselves."""
+        checkpoint = self._opened(command.model)
         if command.resets_peaks:
-            self._opened.reset_peaks()
-        held = self._opened.stage_bytes()
+            checkpoint.reset_peaks()
+        held = checkpoint.stage_bytes()
         free = total = 0
         for device in sdstage.devices():
-            if device.name == self._device and device.kind == "gpu":
+            if device.name == self._devices[command.model] and device.kind == "gpu":
                 free, total = device.free_bytes, device.total_bytes
         return messages.Measured(
             serial=command.serial,
@@ -225,7 +228,7 @@ class Engine:
             raise sdstage.Cancelled("cancelled before it began")
         began = time.monotonic()
         sha256, storage_error = self._result(command)
-        held = self._opened.stage_bytes()
+        held = self._opened(command.model).stage_bytes()
         return messages.StageFinished(
             serial=command.serial,
             stage=command.stage,
@@ -237,28 +240,29 @@ class Engine:
             storage_error=storage_error,
         )
 
-    def _peaks(self) -> tuple[int, int]:
-        """Card and RAM high-water marks; zeros before a model is open."""
-        if self._checkpoint is None:
+    def _peaks(self, model: str) -> tuple[int, int]:
+        """Card and RAM high-water marks; zeros before the model is open."""
+        checkpoint = self._checkpoints.get(model)
+        if checkpoint is None:
             return 0, 0
-        held = self._checkpoint.stage_bytes()
+        held = checkpoint.stage_bytes()
         return held["card_peak_bytes"], held["ram_peak_bytes"]
 
-    @property
-    def _opened(self) -> sdstage.Checkpoint:
-        if self._checkpoint is None:
-            raise sdstage.InvalidModel("no model is open")
-        return self._checkpoint
+    def _opened(self, model: str) -> sdstage.Checkpoint:
+        try:
+            return self._checkpoints[model]
+        except KeyError as error:
+            raise sdstage.InvalidModel(f"the model {model!r} is not open") from error
 
     def _result(self, command: messages.RunStage) -> tuple[str, str]:
         request, tile = engine_request(command.request), command.execution.tile
         match command.stage:
             case Stage.ENCODE:
-                return self._keep(command, dict(self._opened.encode(request)))
+                return self._keep(command, dict(self._opened(command.model).encode(request)))
             case Stage.ENCODE_IMAGE:
                 size = {"width": command.request.width, "height": command.request.height}
                 rgb = arrays.read_pixels(self._exchange, **size)
-                latent = self._opened.encode_image(
+                latent = self._opened(command.model).encode_image(
                     request, rgb, tile=tile, progress=self._progress_of(command)
                 )
                 return self._keep(command, {"latent": latent})
@@ -266,14 +270,16 @@ class Engine:
                 return self._keep(command, {"latent": self._denoise(command, request)})
             case Stage.DECODE:
                 latent = self._latent(command, "latent")
-                pixels = self._opened.decode(request, latent, tile=tile, progress=self._progress_of(command))
+                pixels = self._opened(command.model).decode(
+                    request, latent, tile=tile, progress=self._progress_of(command)
+                )
                 return arrays.write_pixels(self._exchange, pixels), ""
             case _:
                 assert_never(command.stage)
 
     def _denoise(self, command: messages.RunStage, request: sdstage.Request) -> npt.NDArray[np.float32]:
         init = self._latent(command, "init_latent") if "init_latent" in command.inputs else None
-        return self._opened.denoise(
+        return self._opened(command.model).denoise(
             request,
             self._input(command, "embeddings"),
             init_latent=init,
@@ -292,7 +298,7 @@ class Engine:
                     stage=command.stage,
                     step=step,
                     steps=steps,
-                    card_bytes=self._opened.stage_bytes()["card_bytes"],
+                    card_bytes=self._opened(command.model).stage_bytes()["card_bytes"],
                     preview_width=0 if shown is None else shown.shape[1],
                     preview_height=0 if shown is None else shown.shape[0],
                     preview=b"" if shown is None else np.ascontiguousarray(shown).tobytes(),
