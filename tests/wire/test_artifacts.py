@@ -48,6 +48,16 @@ def test_arrays_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert artifacts.fingerprint_of(path) == {"job": "x", "seed": "7"}
 
 
+def test_equal_arrays_give_equal_files(tmp_path: Path) -> None:
+    latent = np.ones((1, 4, 8, 8), dtype=np.float32)
+    fingerprint = {name: name for name in "job engine_build stage seed size".split()}
+    hashes = {
+        arrays.save(tmp_path / f"{turn}.safetensors", {"b": latent, "a": latent}, fingerprint=fingerprint)
+        for turn in range(8)
+    }
+    assert len(hashes) == 1
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -64,9 +64,12 @@ def image(
 def _made(wish: Wish, *, resumes: bool, verbose: bool) -> Report:
     order = options.order_of(wish, resumes=resumes)
     # Told to go is told to stop: what is saved stays, and the virtual card goes.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Show(Console(stderr=True)) as shown:
-        return oneshot.make(order, shown, on_line=_say if verbose else children.unheard)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Show(Console(stderr=True)) as shown:
+            return oneshot.make(order, shown, on_line=_say if verbose else children.unheard)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(line: str) -> None:

@@ -21,6 +21,7 @@ from typing import Final
 NO_ROOM_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 HEADER_BYTES_MAX: Final = 1 << 20
 _READ_BYTES: Final = 1 << 20
+_FINGERPRINT: Final = "tidegate"
 
 
 class UnreadableArtifact(Exception):
@@ -68,6 +69,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def metadata_of(fingerprint: dict[str, str]) -> dict[str, str]:
+    """The fingerprint as safetensors metadata: one entry, because that library shuffles several."""
+    return {_FINGERPRINT: json.dumps(fingerprint, sort_keys=True)}
+
+
 def fingerprint_of(path: Path) -> dict[str, str]:
     """Read the metadata of a safetensors file without touching its arrays."""
     try:
@@ -81,6 +87,12 @@ def fingerprint_of(path: Path) -> dict[str, str]:
     except ValueError as error:
         raise UnreadableArtifact(f"{path.name}: its header is not JSON") from error
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(_FINGERPRINT), str):
         raise UnreadableArtifact(f"{path.name}: it carries no fingerprint")
-    return {str(key): str(value) for key, value in metadata.items()}
+    try:
+        found = json.loads(metadata[_FINGERPRINT])
+    except ValueError as error:
+        raise UnreadableArtifact(f"{path.name}: its fingerprint is not JSON") from error
+    if not isinstance(found, dict):
+        raise UnreadableArtifact(f"{path.name}: its fingerprint is no table")
+    return {str(key): str(value) for key, value in found.items()}

@@ -25,9 +25,14 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def save(path: Path, arrays: Mapping[str, Array], *, fingerprint: dict[str, str]) -> str:
-    """Write arrays with their fingerprint and return the file's SHA-256. Raises OSError."""
+    """Write arrays with their fingerprint and return the file's SHA-256. Raises OSError.
+
+    Equal arrays and fingerprints give equal bytes, so that hashes can be compared between runs.
+    """
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return artifacts.write_atomically(path, safetensors.numpy.save(whole, metadata=fingerprint))
+    return artifacts.write_atomically(
+        path, safetensors.numpy.save(whole, metadata=artifacts.metadata_of(fingerprint))
+    )
 
 
 def load(path: Path) -> Arrays:

@@ -1,0 +1,32 @@
+"""Fixtures of the end-to-end tests: a state folder of their own, and the smallest model there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relay_runs import order_for
+from tidegate.runtime.checkpoints import STATE_VARIABLE
+from tidegate.runtime.order import ImageOrder
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Unfinished jobs of a test lie in its own folder, also for the programs that it starts."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv(STATE_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(synthetic_models: Callable[[str], Path]) -> Path:
+    """The checkpoint `sd1-tiny`, with its TAESD beside it."""
+    return synthetic_models("sd1-tiny") / "sd1-tiny.safetensors"
+
+
+@pytest.fixture
+def order(tiny: Path, tmp_path: Path) -> ImageOrder:
+    """One image of 64 pixels in two steps."""
+    return order_for(tiny, tmp_path / "out.png")
