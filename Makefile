@@ -34,7 +34,7 @@ tools:
 	@$(PYTHON) scripts/bootstrap.py --tools
 
 demo: setup
-	@$(BIN)/python scripts/demo.py
+	@$(BIN)/tidegate demo
 
 test: setup check
 	@echo 'test: all tests'

@@ -105,7 +105,8 @@ def tool_steps() -> list[Step]:
     lock = caches.digest_of_files(REQUIREMENTS / "dev.txt")
     uv_lock = caches.digest_of_files(REQUIREMENTS / "bootstrap.txt")
     project = caches.digest_of_files(caches.TREE / "pyproject.toml")
-    python = f"{sys.version} {Path(sys.executable).resolve()} {caches.TREE}"
+    # Another Python of the same version may stand first in PATH tomorrow; that is no reason to begin anew.
+    python = f"{sys.version_info.major}.{sys.version_info.minor} {caches.TREE}"
     return [
         Step("venv", "making the virtual environment .venv", python, make_venv),
         Step("uv", "installing uv", uv_lock, install_uv),
@@ -125,6 +126,9 @@ def native_steps() -> list[Step]:
 
 
 def finished_keys() -> dict[str, str]:
+    if not PYTHON.exists():
+        # The Python that .venv was made from is gone, and its link leads nowhere.
+        return {}
     try:
         return dict(json.loads(STAMPS.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -181,7 +185,8 @@ def main() -> int:
         return 1
     began = time.monotonic()
     try:
-        set_up(only_tools=wanted.tools)
+        with caches.locked(caches.cache_folder() / "setup" / caches.digest([str(caches.TREE)])):
+            set_up(only_tools=wanted.tools)
     except (SetupError, OSError) as failure:
         print(f"setup: {failure}", file=sys.stderr)
         return 1

@@ -91,7 +91,8 @@ def cpu_features() -> str:
 def toolchain() -> list[str]:
     """Everything but the sources that decides what comes out."""
     flags = [f"{name}={os.environ.get(name, '')}" for name in FLAG_VARIABLES]
-    python = [sys.version, str(sysconfig.get_config_var("EXT_SUFFIX")), platform.machine()]
+    # The suffix names the interface: a wheel for 3.11.2 is one for 3.11.9.
+    python = [str(sysconfig.get_config_var("EXT_SUFFIX")), platform.machine()]
     return [*flags, *python, *compiler_versions(), cpu_features(), caches.digest_of_files(LOCK)]
 
 
@@ -121,7 +122,11 @@ def uv() -> str:
 
 def build_environment() -> Path:
     """A virtual environment with the locked build tools; returns its Python."""
-    home = caches.cache_folder() / "build-env" / caches.digest([caches.digest_of_files(LOCK), sys.version])
+    home = (
+        caches.cache_folder()
+        / "build-env"
+        / caches.digest([caches.digest_of_files(LOCK), sys.version, sys.base_prefix])
+    )
     python = home / "bin" / "python"
     ready = home / "ready"
     if not ready.exists():
@@ -214,9 +219,9 @@ def build_folder_for(tools: list[str]) -> Path:
             shutil.rmtree(marker.with_suffix(""), ignore_errors=True)
             marker.with_suffix(".log").unlink(missing_ok=True)
             marker.unlink()
-    # CMake remembers the folder of the fetched sources, so another pin gets another build folder.
+    # CMake remembers where the fetched sources and the headers of Python are, so others get another folder.
     pin = caches.digest_of_files(NATIVE / "engine-sources.txt")
-    folder = home / caches.digest([str(NATIVE), pin, *tools])
+    folder = home / caches.digest([str(NATIVE), pin, sys.base_prefix, *tools])
     folder.with_suffix(".tree").write_text(str(caches.TREE), encoding="utf-8")
     return folder
 

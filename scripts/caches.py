@@ -9,6 +9,7 @@ because it runs before anything is installed.
     <cache>/native-build/<key>/  its object files         build_native.py
     <cache>/build-env/<key>/     cmake, ninja, nanobind   build_native.py
     <cache>/models/<kind>-<key>/ synthetic checkpoints    demo_models.py
+    <cache>/setup/<key>          a lock for each tree     bootstrap.py
 """
 
 from __future__ import annotations
