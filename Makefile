@@ -5,9 +5,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-# A world is one seed: `make sim SEEDS=2000 FROM=0`.
-SEEDS ?= 2000
-FROM ?= 0
+# A world is one seed: `make sim SEEDS=10000 FROM=1`.
+SEEDS ?= 10000
+FROM ?= 1
 
 # `make test -j` would start the tests before the check has ended.
 .NOTPARALLEL:
@@ -21,7 +21,7 @@ help:
 	@echo 'make format   let ruff rewrite the files'
 	@echo 'make bench    run the benchmarks and write their tables into bench/'
 	@echo 'make sim      simulated worlds: SEEDS=$(SEEDS) of them FROM=$(FROM)'
-	@echo 'make chaos    kill and starve real workers'
+	@echo 'make chaos    kill and starve real workers in every way there is; long'
 	@echo 'make lock     resolve the dependencies again'
 	@echo 'make clean    remove .venv and tool caches; models and native builds stay in the cache folder'
 	@echo
@@ -37,8 +37,8 @@ demo: setup
 	@$(BIN)/tidegate demo
 
 test: setup check
-	@echo 'test: all tests'
-	@$(BIN)/python -m pytest --refuse-skips
+	@echo 'test: all tests but those of `make chaos`'
+	@$(BIN)/python -m pytest --refuse-skips -m 'not chaos'
 
 check: tools
 	@echo 'check: format'
@@ -62,9 +62,10 @@ bench: setup
 
 sim: tools
 	@echo 'sim: $(SEEDS) worlds from seed $(FROM)'
-	@$(BIN)/python -m pytest -q tests/sim --seeds=$(SEEDS) --from-seed=$(FROM)
+	@$(BIN)/python -m tests.sim --from $(FROM) --seeds $(SEEDS)
 
 chaos: setup
+	@echo 'chaos: every sampler, every size of card, every refused allocation; this takes long'
 	@$(BIN)/python -m pytest --refuse-skips -m chaos
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header

@@ -1,7 +1,7 @@
 """What every test shares: leaks are failures, skips are said aloud, synthetic models are made once.
 
-Owns: the leak checks (file descriptors, threads, child processes), the rule for skipping, the options of the
-simulation, and the fixtures for synthetic models, which scripts/demo_models.py keeps in the cache folder.
+Owns: the leak checks (file descriptors, threads, child processes), the rule for skipping, and the fixtures
+for synthetic models, which scripts/demo_models.py keeps in the cache folder.
 Does not own: anything about one part of the house; such fixtures stand in that part's own conftest.py.
 """
 
@@ -35,8 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     house.addoption(
         "--refuse-skips", action="store_true", help="a skip that no `needs` marker asked for is a failure"
     )
-    house.addoption("--seeds", type=int, default=200, help="how many simulated worlds")
-    house.addoption("--from-seed", type=int, default=0, help="the seed of the first simulated world")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
