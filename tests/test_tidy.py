@@ -265,7 +265,9 @@ def test_declared_dependencies_are_the_imported_ones() -> None:
     roots = imported_roots(TREE / "src") - sys.stdlib_module_names - {"tidegate", "tidegate_engines"}
     distributions = importlib.metadata.packages_distributions()
     imported = {
-        name.lower() for root in roots for name in distributions.get(root, [f"{root} (not installed)"])
+        name.lower().replace("_", "-")
+        for root in roots
+        for name in distributions.get(root, [f"{root} (not installed)"])
     }
     assert declared == imported
 

@@ -1,0 +1,141 @@
+"""Jobs: create, watch, cancel, and read how it went.
+
+Owns `/api/jobs` and `/api/plan`, which asks what would be done with the same request. Finished images are
+served by the neighbour `gallery`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import StreamingResponse
+
+from tidegate.api import sse
+from tidegate.api.desk import Desk, DeskHere, GateHere, IdempotencyKey
+from tidegate.api.native.envelope import documented
+from tidegate.api.native.schemas import ImagesOut, JobOut, JobRequest, JobsOut, StoryOut
+from tidegate.api.wishes import order_of, picture_bytes, request_of
+from tidegate.runtime import pictures
+from tidegate.runtime.views import FeedItem, JobOrder, PlanView
+
+WAIT_MAX_MS: Final = 60_000
+
+router = APIRouter(tags=["jobs"])
+JobId = Annotated[str, Path(max_length=100)]
+
+
+@router.post(
+    "/api/jobs",
+    status_code=202,
+    response_model=JobOut,
+    responses={200: {"model": JobOut, "description": "The key was known."}, **documented(404, 409, 429, 503)},
+)
+async def create_job(
+    wish: JobRequest, desk: DeskHere, response: Response, idempotency_key: IdempotencyKey = ""
+) -> JobOut:
+    """Accept a job. Once this answers, a crash of the server does not lose it."""
+    handle = await desk.gate.submit(await _order(desk, wish, idempotency_key))
+    response.status_code = 202 if handle.created else 200
+    response.headers["Location"] = f"/api/jobs/{handle.id}"
+    return JobOut.of(desk.gate.job(handle.id))
+
+
+@router.get("/api/jobs", responses=documented())
+async def list_jobs(gate: GateHere, count_max: Annotated[int, Query(ge=1, le=1_000)] = 100) -> JobsOut:
+    """The jobs known, the youngest first."""
+    return JobsOut(jobs=[JobOut.of(view) for view in gate.jobs(count_max=count_max)])
+
+
+@router.get("/api/jobs/{job}", responses=documented(404))
+async def get_job(
+    job: JobId, gate: GateHere, wait_ms: Annotated[int, Query(ge=0, le=WAIT_MAX_MS)] = 0
+) -> JobOut:
+    """A job as it stands; with `wait_ms`, as soon as it has ended."""
+    view = gate.job(job)
+    if wait_ms and not view.is_ended:
+        try:
+            async with asyncio.timeout(wait_ms / 1_000):
+                await gate.ended(job)
+        except TimeoutError:  # not ended: it is told as it stands
+            pass
+    return JobOut.of(gate.job(job))
+
+
+@router.post("/api/jobs/{job}/cancel", responses=documented(404))
+async def cancel_job(job: JobId, gate: GateHere) -> JobOut:
+    """Nobody wants it any more; what has ended stays ended."""
+    return JobOut.of(await gate.cancel(job))
+
+
+@router.get("/api/jobs/{job}/result", responses=documented(404))
+async def get_result(job: JobId, gate: GateHere) -> ImagesOut:
+    """The images of a job that are done, in the order of their seeds."""
+    return ImagesOut(images=[await gate.image(image) for image in gate.result(job)])
+
+
+@router.get("/api/jobs/{job}/story", responses=documented(404))
+async def get_story(job: JobId, gate: GateHere) -> StoryOut:
+    """What happened to a job, line by line."""
+    return StoryOut(job=job, lines=list(gate.story(job)))
+
+
+@router.get(
+    "/api/jobs/{job}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {sse.MEDIA_TYPE: {}}, "description": "Events."}, **documented(404)},
+)
+async def watch_job(job: JobId, desk: DeskHere) -> StreamingResponse:
+    """Progress, previews and notices of one job from now on; the last event is `end`."""
+    desk.gate.job(job)  # refuses an unknown one before the stream begins
+    return sse.stream(_feed(desk, job))
+
+
+@router.post("/api/plan", responses=documented(404, 409, 503))
+async def plan(wish: JobRequest, desk: DeskHere) -> PlanView:
+    """What would be done with a job now, who would make room, and what a smaller model would change."""
+    return await desk.gate.plan(await _order(desk, wish, ""))
+
+
+async def _order(desk: Desk, wish: JobRequest, idempotency_key: str) -> JobOrder:
+    defaults = desk.settings.defaults
+    size = (wish.width or defaults.width, wish.height or defaults.height)
+    return await order_of(
+        desk,
+        request_of(wish.prompt, wish, negative=wish.negative, size=size, defaults=defaults),
+        model=wish.model,
+        count=wish.count,
+        priority=wish.priority,
+        idempotency_key=idempotency_key,
+        picture=picture_bytes(wish.picture) if wish.picture else None,
+    )
+
+
+async def _feed(desk: Desk, job: str) -> AsyncIterator[bytes]:
+    async with sse.heard(desk.gate.feed(job)) as feed:
+        async for item in feed:
+            data: dict[str, object] = {
+                "job": item.job,
+                "index": item.index,
+                "stage": item.stage,
+                "step": item.step,
+                "steps_count": item.steps_count,
+                "text": item.text,
+                "image": item.image,
+                "preview": await _preview(desk, item),
+            }
+            yield sse.event(data, name=item.kind)
+            if item.kind == "end":
+                return
+
+
+async def _preview(desk: Desk, item: FeedItem) -> str:
+    """A small PNG as base64, one pixel per latent cell; empty where there is none."""
+    if not item.preview:
+        return ""
+    shape = (item.preview_width, item.preview_height)
+    png = await desk.off_loop(pictures.enlarged, item.preview, shape, shape, to=pictures.OutputFormat.PNG)
+    return base64.b64encode(png).decode()

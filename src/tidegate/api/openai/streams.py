@@ -1,0 +1,123 @@
+"""Streams of images in this dialect: partial images while they are made, and the finished ones.
+
+Owns which previews become partial images, and what is said when a job fails in mid-stream. The events' fields
+are in `schemas`, how events go over the wire in `tidegate.api.sse`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+
+from tidegate.api import sse
+from tidegate.api.desk import Desk
+from tidegate.api.openai.envelope import problem
+from tidegate.api.openai.schemas import ImagesRequest, StreamedImage, Usage
+from tidegate.api.refusals import refusal_of
+from tidegate.core.faults import CapacityError, ClientError, Fault, WorkerError
+from tidegate.core.image.job import JobPhase
+from tidegate.core.stage import Stage
+from tidegate.runtime import pictures
+from tidegate.runtime.views import FeedItem, JobView
+
+# Why a job ended that names the machine's memory, in the words of the planner.
+_CAPACITY_CODES = frozenset({"out_of_memory", "no_candidate", "capacity", "busy"})
+
+
+def check_done(view: JobView) -> None:
+    """Raise the fault by which a job ended, if it did not end well."""
+    match view.phase:
+        case JobPhase.FAILED if view.code in _CAPACITY_CODES:
+            raise CapacityError(view.message, code=view.code, retry_after_ms=view.retry_after_ms)
+        case JobPhase.FAILED if view.code.startswith(("bad_", "unknown_", "invalid_")):
+            raise ClientError(view.message, code=view.code)
+        case JobPhase.FAILED:
+            raise WorkerError(
+                view.message, remedy=f"Its story is at /api/jobs/{view.id}/story.", code=view.code
+            )
+        case JobPhase.CANCELLED:
+            raise ClientError("The job was cancelled.", code="conflict")
+        case _:
+            assert view.is_ended, f"{view.id} was waited for and stands in {view.phase}"
+
+
+async def events(
+    desk: Desk, job: str, *, wish: ImagesRequest, kind: str, keeps: bool
+) -> AsyncIterator[bytes]:
+    """The events of one job; when the client goes away first, the job goes too unless `keeps`."""
+    finished: set[int] = set()
+    try:
+        async with sse.heard(_while_made(desk, job, wish=wish, kind=kind, finished=finished)) as made:
+            async for said in made:
+                yield said
+        view = desk.gate.job(job)
+        check_done(view)
+        # Those that were done before anybody listened.
+        for state in view.images:
+            if state.index not in finished:
+                yield await _completed(desk, job, state.index, wish=wish, kind=kind)
+    except Fault as fault:
+        yield sse.event({"type": "error", "error": problem(refusal_of(fault))}, name="error")
+    finally:
+        if not keeps and not desk.gate.job(job).is_ended:
+            await desk.gate.cancel(job)
+
+
+async def _while_made(
+    desk: Desk, job: str, *, wish: ImagesRequest, kind: str, finished: set[int]
+) -> AsyncIterator[bytes]:
+    sent: dict[int, int] = {}
+    if desk.gate.job(job).is_ended:
+        return
+    async with sse.heard(desk.gate.feed(job)) as feed:
+        async for item in feed:
+            if item.kind == "image":
+                finished.add(item.index)
+                yield await _completed(desk, job, item.index, wish=wish, kind=kind)
+            elif _is_wanted(item, wish, sent.get(item.index, 0)):
+                number = sent.get(item.index, 0)
+                sent[item.index] = number + 1
+                yield await _partial(desk, job, item, wish=wish, kind=kind, number=number)
+            elif item.kind == "end":
+                return
+
+
+def _is_wanted(item: FeedItem, wish: ImagesRequest, sent_count: int) -> bool:
+    """Partial images are spread evenly over the steps: of 2, one after a third and one after two thirds."""
+    wanted = wish.partial_images or 0
+    if item.stage is not Stage.DENOISE or not item.preview or sent_count >= wanted:
+        return False
+    return item.step * (wanted + 1) >= item.steps_count * (sent_count + 1)
+
+
+async def _partial(
+    desk: Desk, job: str, item: FeedItem, *, wish: ImagesRequest, kind: str, number: int
+) -> bytes:
+    view = desk.gate.job(job)
+    size = (view.request.width, view.request.height)
+    shape = (item.preview_width, item.preview_height)
+    file = await desk.off_loop(pictures.enlarged, item.preview, shape, size, to=wish.format)
+    name = f"{kind}.partial_image"
+    said = _image(view, file, wish=wish, name=name)
+    return sse.event(said.event(partial_image_index=number, image_index=item.index), name=name)
+
+
+async def _completed(desk: Desk, job: str, index: int, *, wish: ImagesRequest, kind: str) -> bytes:
+    view = desk.gate.job(job)
+    state = view.images[index]
+    png = await desk.gate.image_png(state.image)
+    file = await desk.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
+    name = f"{kind}.completed"
+    said = _image(view, file, wish=wish, name=name)
+    further: dict[str, object] = {"usage": Usage().model_dump(), "notices": list(view.notices), "job": job}
+    return sse.event(said.event(seed=state.seed, image=state.image, **further), name=name)
+
+
+def _image(view: JobView, file: bytes, *, wish: ImagesRequest, name: str) -> StreamedImage:
+    return StreamedImage(
+        type=name,
+        b64_json=base64.b64encode(file).decode(),
+        created_at=view.submitted_at_ms // 1_000,
+        output_format=wish.output_format or "png",
+        size=f"{view.request.width}x{view.request.height}",
+    )

@@ -1,0 +1,102 @@
+"""Server-sent events: how a stream of events is put on the wire and kept open.
+
+Owns the format (WHATWG HTML, "Server-sent events") and the beat that keeps a silent stream from being cut.
+What the events are is the business of those who send them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Final, TypeVar
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from tidegate.api.presence import until_gone
+
+T = TypeVar("T")
+MEDIA_TYPE: Final = "text/event-stream"
+# Proxies commonly cut a connection that was silent for 30 or 60 s.
+BEAT_S: Final = 15.0
+_BEAT: Final = b": beat\n\n"
+
+
+def event(data: Mapping[str, object], *, name: str = "", number: int = -1) -> bytes:
+    """One event. JSON has no line breaks, so it is one `data` line."""
+    head = f"id: {number}\n" if number >= 0 else ""
+    head += f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+class EventStream(StreamingResponse):
+    """A response that goes on for as long as there are events and somebody who hears them."""
+
+    media_type = MEDIA_TYPE
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until either side ends. Whoever makes the events is told in its `finally` and may await there;
+        the framework's own response would cancel such an await as well.
+        """
+        assert scope["type"] == "http"
+        sending = asyncio.ensure_future(self.stream_response(send))
+        leaving = asyncio.ensure_future(until_gone(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            for task in (leaving, sending):
+                task.cancel()
+            await asyncio.gather(leaving, sending, return_exceptions=True)
+
+
+def stream(events: AsyncIterator[bytes]) -> EventStream:
+    """A stream of these events, kept open while there are none."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventStream(_closed(beating(events)), headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def heard(source: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]:
+    """The same source, closed as soon as nobody listens any more, and not when it is collected."""
+    try:
+        yield source
+    finally:
+        closing = getattr(source, "aclose", None)  # generators have it, plain iterators need not
+        if closing is not None:
+            await closing()
+
+
+async def _closed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with heard(chunks):
+        async for chunk in chunks:
+            yield chunk
+
+
+async def beating(events: AsyncIterator[bytes], *, every_s: float = BEAT_S) -> AsyncIterator[bytes]:
+    """The events, and a comment whenever there was none for a while."""
+    following: asyncio.Future[bytes] | None = None
+    try:
+        yield b": open\n\n"  # headers go out at once, and the client knows that it is connected
+        while True:
+            following = following or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({following}, timeout=every_s)
+            if not done:
+                yield _BEAT
+                continue
+            try:
+                said = following.result()
+            except StopAsyncIteration:
+                return
+            following = None
+            yield said
+    finally:
+        if following is not None and not following.done():
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                await following
+        async with heard(events):
+            pass

@@ -1,0 +1,91 @@
+"""Pictures that come in and go out: bounded before they are decoded, fitted, and put into other formats.
+
+Owns what is read (PNG, JPEG, WebP), how a picture is brought to the size of a request, and conversion of
+finished images and previews. All of it is blocking work for a thread. PNG files with the recipe are `png`'s.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from enum import Enum
+from typing import BinaryIO, Final, assert_never
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tidegate.core.faults import ClientError
+
+READ_FORMATS: Final = ("PNG", "JPEG", "WEBP")
+_REMEDY: Final = "Give a PNG, JPEG or WebP picture."
+
+
+class OutputFormat(Enum):
+    """What a finished image can be had as."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        """As HTTP calls it."""
+        return f"image/{self.value}"
+
+
+def fitted(file: BinaryIO, width: int, height: int, *, pixels_max: int, what: str = "picture") -> bytes:
+    """Rows of RGB pixels at the size of the request, cut evenly where the shapes differ.
+
+    Raises ClientError: `picture_too_large` by the header alone, before anything is decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=READ_FORMATS) as picture:
+                _check_size(picture.size, pixels_max, what)
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise _unreadable(what, "it is no picture that is read") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(what, pixels_max) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # the ways in which Pillow says "damaged"
+        raise _unreadable(what, "it is damaged") from error
+    return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS).tobytes()
+
+
+def converted(png: bytes, *, to: OutputFormat, quality: int) -> bytes:
+    """A finished PNG in another format; as PNG it stays as it is, with its recipe."""
+    match to:
+        case OutputFormat.PNG:
+            return png
+        case OutputFormat.JPEG | OutputFormat.WEBP:
+            out = io.BytesIO()
+            with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+                picture.convert("RGB").save(out, to.name, quality=quality)
+            return out.getvalue()
+        case _:
+            assert_never(to)
+
+
+def enlarged(pixels: bytes, shape: tuple[int, int], size: tuple[int, int], *, to: OutputFormat) -> bytes:
+    """A preview (RGB, one pixel per latent cell, `shape` is width and height) as a file of the full size."""
+    out = io.BytesIO()
+    small = Image.frombytes("RGB", shape, pixels)
+    small.resize(size, Image.Resampling.BICUBIC).save(out, to.name)
+    return out.getvalue()
+
+
+def _check_size(size: tuple[int, int], pixels_max: int, what: str) -> None:
+    if size[0] * size[1] > pixels_max:
+        raise _too_large(what, pixels_max)
+
+
+def _too_large(what: str, pixels_max: int) -> ClientError:
+    return ClientError(
+        f"The {what} has more than {pixels_max} pixels.",
+        remedy="Send a smaller one.",
+        code="picture_too_large",
+    )
+
+
+def _unreadable(what: str, why: str) -> ClientError:
+    return ClientError(f"The {what} cannot be read: {why}.", remedy=_REMEDY, code="picture_unreadable")
