@@ -46,20 +46,22 @@ ggml_backend_t init_default_backend() {
     return backend;
 }
 
+bool all_finite(const float* values, size_t count) {
+    // x * 0 is 0 for finite values and NaN otherwise, so that one sum tells.
+    float taint = 0.0f;
+    for (size_t i = 0; i < count; ++i) {
+        taint += values[i] * 0.0f;
+    }
+    return !std::isnan(taint);
+}
+
 void read_output(const ggml_tensor* tensor, void* data, size_t offset, size_t size) {
     ggml_backend_tensor_get(tensor, data, offset, size);
     Scope* scope = current_scope();
     if (scope == nullptr || tensor->type != GGML_TYPE_F32) {
         return;
     }
-    const float* values = static_cast<const float*>(data);
-    const size_t count  = size / sizeof(float);
-    // A sum of x * 0 is 0 for finite values and NaN otherwise: one vectorised pass, no branch per value.
-    float taint = 0.0f;
-    for (size_t i = 0; i < count; ++i) {
-        taint += values[i] * 0.0f;
-    }
-    if (std::isnan(taint)) {
+    if (!all_finite(static_cast<const float*>(data), size / sizeof(float))) {
         scope->non_finite += 1;
     }
 }

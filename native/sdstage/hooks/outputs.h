@@ -9,6 +9,7 @@
 #include "ggml-backend.h"
 
 namespace sdstage {
+bool all_finite(const float* values, size_t count);
 void read_output(const ggml_tensor* tensor, void* data, size_t offset, size_t size);
 }
 

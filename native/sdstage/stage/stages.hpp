@@ -173,7 +173,7 @@ public:
         if (!embeds) {
             fail("the prompt could not be encoded");
         }
-        demand_finite("embeddings");
+        demand_finite("the embeddings");
         Arrays arrays;
         put(arrays, "cond", embeds->cond);
         put(arrays, "uncond", embeds->uncond);
@@ -191,12 +191,15 @@ public:
         if (latent.empty()) {
             fail("the image could not be encoded");
         }
-        demand_finite("latent");
+        demand_finite("the latent");
         return to_array(latent);
     }
 
     Array denoise(const Request& request, const Arrays& embeddings, const Array* init_latent, const std::string& tape,
                   const Progress& progress) override {
+        for (const auto& [name, array] : embeddings) {
+            demand_finite(array, "the embeddings");
+        }
         Call call(*this, request, 0, progress);
         auto latents = prepare_image_generation_latents(&context_, &call.parameters, &call.request, &call.plan);
         if (!latents) {
@@ -236,6 +239,8 @@ public:
             throw InvalidRequest("the latent does not have the shape of a " + std::to_string(request.width) + "x" +
                                  std::to_string(request.height) + " image");
         }
+        // A decoder may swallow them: a ReLU makes 0 of a NaN, tanh 1 of an infinity.
+        demand_finite(latent, "the latent");
         ImageVaeAxesGuard axes(&context_, &call.parameters, call.request);
         auto image = unwinding([&] { return engine_.decode_first_stage(to_tensor(latent)); });
         if (image.empty()) {
@@ -313,6 +318,7 @@ private:
     // img2img: sampling starts part of the way, as prepare_image_generation_latents() does when it is given the image
     // itself (there it would need the VAE, which has left by now).
     static void start_from(ImageGenerationLatents& latents, const Array& init_latent, Call& call) {
+        demand_finite(init_latent, "the initial latent");
         auto latent = to_tensor(init_latent);
         if (latent.shape() != latents.init_latent.shape()) {
             throw InvalidRequest("the initial latent does not have the shape of the requested image");
@@ -350,8 +356,13 @@ private:
         throw EngineError(what);
     }
 
-    void demand_finite(const char* what) {
+    void demand_finite(const char* what) const {
         if (scope_.non_finite > 0) {
+            throw NotFinite(std::string(what) + " held NaN or infinite values");
+        }
+    }
+    static void demand_finite(const Array& array, const char* what) {
+        if (!all_finite(array.floats.data(), array.floats.size())) {
             throw NotFinite(std::string(what) + " held NaN or infinite values");
         }
     }
