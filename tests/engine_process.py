@@ -1,7 +1,7 @@
 """A process with the image engine in it, for tests: a script is run, its JSON lines are read and answered.
 
-The engine never enters the test process: its thread pools outlive any test, and on a virtual card it must be another
-process that reads the ledger.
+The engine never enters the test process: its thread pools outlive any test, and on a virtual card it must be
+another process that reads the ledger.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def request(**changes):
 
 
 class EngineProcess:
-    """Runs `PRELUDE + script` with `arguments` as JSON. Iterate over what it says; leaving the `with` ends it."""
+    """Runs `PRELUDE + script` with `arguments` as JSON. Iterate over what it says; leaving the `with` ends
+    it.
+    """
 
     def __init__(self, script: str, **arguments: Any) -> None:  # Any: whatever JSON can carry
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Stages give the very pixels of the engine's own program, which runs the same sources without any of our hooks."""
+"""Stages give the very pixels of the engine's own program: the same sources without any of our hooks."""
 
 from __future__ import annotations
 
@@ -61,13 +61,32 @@ def stock_pixels(
     return np.asarray(Image.open(image).convert("RGB"))
 
 
-@pytest.mark.parametrize("sampler", ["euler", "euler_a", "dpm++2m"])
-@pytest.mark.parametrize("from_image", [False, True], ids=["txt2img", "img2img"])
+def files_of(family: str, folder: Path) -> dict[str, str]:
+    return tiny_files(folder) if family == "sd1-tiny" else {"model": str(folder / f"{family}.safetensors")}
+
+
+def cases() -> list[Any]:  # Any: pytest.param has no public type
+    tiny = [
+        ("sd1-tiny", sampler, init) for sampler in ("euler", "euler_a", "dpm++2m") for init in (False, True)
+    ]
+    full = [("sd15", sampler, init) for sampler in ("euler", "heun", "dpm++2m") for init in (False, True)]
+    large = [("sdxl", "euler_a", False), ("sd3", "euler", False)]
+    quick = {*tiny[:3], tiny[-1], full[0]}
+    marked = [
+        pytest.param(*case, id="-".join(map(str, case)), marks=[] if case in quick else [pytest.mark.chaos])
+        for case in (*tiny, *full, *large)
+    ]
+    assert len(marked) == 14
+    return marked
+
+
+@pytest.mark.parametrize(("family", "sampler", "from_image"), cases())
 def test_staged_pixels_are_stock_pixels(
-    tmp_path: Path, synthetic_models: Callable[[str], Path], sampler: str, from_image: bool
+    tmp_path: Path, synthetic_models: Callable[[str], Path], family: str, sampler: str, from_image: bool
 ) -> None:
-    files = tiny_files(synthetic_models("sd1-tiny"))
-    wanted = {**SMALL, "sampler": sampler, "strength": 0.6}
+    files = files_of(family, synthetic_models(family))
+    steps = SMALL["steps"] if family == "sd1-tiny" else 2
+    wanted = {**SMALL, "sampler": sampler, "strength": 0.6, "steps": steps}
     arguments: dict[str, Any] = {"files": files, "request": wanted, "latent": str(tmp_path / "latent.npy")}
     init = None
     if from_image:

@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused_and_the_engine_goes_on(
     tmp_path: Path, synthetic_models: Callable[[str], Path]
 ) -> None:
     files = tiny_files(synthetic_models("sd1-tiny"))
-    # Room for the TAESD and a tiled decode (3.4 MB), not for a whole one (6.1 MB); prediction's test has the figures.
+    # Room for the TAESD and a tiled decode (3.4 MB), not for a whole one (6.1 MB).
     with (
         VirtualCard.create_in(tmp_path, VirtualSpec(capacity_bytes=4 * MIB)) as card,
         EngineProcess(REFUSED, ledger=str(card.path), files=files, request=SMALL) as engine,

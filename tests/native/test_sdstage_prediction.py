@@ -19,8 +19,8 @@ latent = np.random.default_rng(1).standard_normal((1, *model.latent_shape(64, 64
 embeddings = None
 for placement, budget_bytes in arguments["placements"]:
     for stage, component, tile in (
-        ("encode", "text_encoder", 0), ("denoise", "diffusion", 0), ("decode", "vae", 0), ("decode", "vae", 4),
-        ("encode_image", "vae", 0),
+        ("encode", "text_encoder", 0), ("denoise", "diffusion", 0), ("decode", "vae", 0),
+        ("decode", "vae", 4), ("encode_image", "vae", 0),
     ):
         predicted = model.predict(stage, wanted, placement, tile=tile, budget_bytes=budget_bytes)
         model.reset_peaks()
@@ -32,8 +32,9 @@ for placement, budget_bytes in arguments["placements"]:
             case "decode": model.decode(wanted, latent, tile=tile)
             case "encode_image": model.encode_image(wanted, noise)
         counted = model.stage_bytes()
-        say(stage=stage, placement=placement, tile=tile, card=predicted.card_peak_bytes, ram=predicted.ram_peak_bytes,
-            counted_ram=counted["ram_peak_bytes"], weights=predicted.weights_bytes, compute=predicted.compute_bytes)
+        say(stage=stage, placement=placement, tile=tile, counted_ram=counted["ram_peak_bytes"],
+            card=predicted.card_peak_bytes, ram=predicted.ram_peak_bytes,
+            weights=predicted.weights_bytes, compute=predicted.compute_bytes)
         model.release(component)
 """
 
@@ -57,7 +58,7 @@ def test_predicted_is_observed(
                 card.reset_peaks()
                 continue
             row = card.read().row_of(engine.pid)
-            # The footprint is of the buffers; context and pool are the card descriptor's. Nothing was held before.
+            # The footprint is of the buffers; context and pool are the card descriptor's.
             observed = 0 if row is None else row.holdings[0].buffers_peak_bytes
             assert (said["card"], said["ram"]) == (observed, said["counted_ram"]), said
             expected = {"card": said["card"], "cpu": said["ram"], "stream": None}[said["placement"]]

@@ -35,7 +35,7 @@ embeddings = model.encode(wanted)
 model.load("diffusion", "cpu")
 undisturbed = digest(model.denoise(wanted, embeddings))
 counted = model.stage_bytes()["ram_bytes"]
-refused("cancelled", lambda: model.denoise(wanted, embeddings, progress=lambda step, steps, preview: step < 2))
+refused("cancelled", lambda: model.denoise(wanted, embeddings, progress=lambda step, *_: step < 2))
 said["bytes after cancelling"] = model.stage_bytes()["ram_bytes"] - counted
 said["same latent afterwards"] = digest(model.denoise(wanted, embeddings)) == undisturbed
 def broken(value):
