@@ -17,10 +17,12 @@ class Statistics:
 
     results: list[Result] = field(default_factory=list)
     seconds: float = 0.0
+    core_seconds: float = 0.0
     processes: int = 1
 
-    def add(self, results: list[Result]) -> None:
+    def add(self, results: list[Result], core_seconds: float) -> None:
         """Take in results."""
+        self.core_seconds += core_seconds
         self.results.extend(results)
 
     @property
@@ -37,7 +39,7 @@ class Statistics:
     def events_per_second(self) -> float:
         """Events per second and core, with all checks on."""
         events = sum(result.counts.events for result in self.results)
-        return events / max(1e-9, self.seconds * self.processes)
+        return events / max(1e-9, self.core_seconds)
 
     def text(self) -> str:
         """Say it for a terminal."""

@@ -285,8 +285,7 @@ class Studio:
                 return
             process.busy_with = ""
             world.free(process, ("compute", self._part(effect)), at_fault="failure")
-            if failure is Failure.BLANK and record.failed_attempts > 1:
-                record.left = [] if record.left == [effect.stage] else record.left
+            record.blanks_count += failure is Failure.BLANK
             world.deliver(
                 ev.StageFailed(
                     at_ms=world.now_ms,
@@ -297,8 +296,6 @@ class Studio:
                     failure=failure,
                 )
             )
-            if not record.finished and failure is Failure.BLANK and not record.left:
-                record.left = [effect.stage]
 
         world.later(world.chance.number("fails", 1, 100), report)
 

@@ -51,6 +51,8 @@ class Talk:
 
     def lost(self, process: Process) -> None:
         """A process is gone: what it served pauses; saved state goes with the front."""
+        if process.model and process.level == "cold":
+            self._failed_rises[process.model] = self._failed_rises.get(process.model, 0) + 1
         for name, record in self._world.judge.requests.items():
             if record.serving and (f"llm/{record.model}" == process.worker or process.worker == FRONT):
                 self._pause(name, record)
@@ -117,11 +119,9 @@ class Talk:
             part.card_actual = max(part.card_actual, part.card_promised)
             part.ram_actual = max(part.ram_actual, part.ram_promised)
         if world.fault("die", "level", world.faults.die):
-            self._failed_rises[effect.model] = self._failed_rises.get(effect.model, 0) + 1
             world.later(world.chance.number("level dies", 1, 800), lambda: world.die(process, signal=6))
             return
         if world.fault("hang", "level", world.faults.hang):
-            self._failed_rises[effect.model] = self._failed_rises.get(effect.model, 0) + 1
             process.is_deaf = True
             return
         took_ms = world.chance.number("rise", 50, 1_500)
@@ -152,7 +152,6 @@ class Talk:
         )
 
     def _level_failed(self, process: Process, effect: ef.SetLevel) -> None:
-        self._failed_rises[effect.model] = self._failed_rises.get(effect.model, 0) + 1
         self._world.say(
             process,
             self._world.chance.number("level fails", 1, 100),

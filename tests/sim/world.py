@@ -228,6 +228,11 @@ class World:
 
     def free(self, process: Process, names: tuple[str, ...], *, at_fault: str) -> None:
         """Give parts back: now, late, or never (until the process ends)."""
+        for name in names:
+            part = process.parts.get(name)
+            if part is not None:  # From now on it may hold what it holds, and take nothing more.
+                part.card_promised = min(part.card_promised, part.card_actual)
+                part.ram_promised = min(part.ram_promised, part.ram_actual)
         if self.fault("leak", at_fault, self.faults.leak):
             return
         if self.fault("free_late", at_fault, self.faults.free_late):

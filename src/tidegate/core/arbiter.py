@@ -13,6 +13,7 @@ from typing import assert_never
 
 from tidegate.core import events as ev
 from tidegate.core import negotiation, prediction, supervision
+from tidegate.core.binding import is_overdrawn
 from tidegate.core.effects import Effect, FinishJob, Outcome, WakeAt
 from tidegate.core.fence import is_stale
 from tidegate.core.foresight import look_ahead
@@ -204,13 +205,17 @@ def _worker_ready(state: State, worker: Worker) -> None:
             job = state.jobs.get(worker.job)
             if job is None or job.run is None:
                 return
-            if job.is_cancelled:
+            if job.is_cancelled or is_overdrawn(state, worker):
                 stages.abandon(state, job, worker)
             else:
                 stages.run_stage(state, job, worker)
         case WorkerKind.LLM:
             model = state.models[worker.model]
-            if model.tide is Tide.RISING:
+            if model.tide is not Tide.RISING:
+                return
+            if is_overdrawn(state, worker):
+                supervision.terminate(state, worker)
+            else:
                 tide.set_level(state, model)
         case WorkerKind.PREDICTOR:
             prediction.predictor_ready(state)

@@ -15,6 +15,7 @@ from tidegate.core.planner.question import Room
 from tidegate.core.pool import Pool
 from tidegate.core.state import Alarm, Binding, State
 from tidegate.core.supervision import release
+from tidegate.core.worker import Worker
 from tidegate.core.yielding import ask
 
 
@@ -87,6 +88,14 @@ def leases_of(state: State, binding: Binding) -> list[Lease]:
     ]
 
 
+def is_void(state: State, binding: Binding) -> bool:
+    """Whether the plan built on a loaded component that was released meanwhile, as re-initialising does."""
+    if not binding.keeps:
+        return False
+    held = [lease for lease in state.ledger.of(binding.worker) if lease.number == binding.keeps]
+    return not held or held[0].phase is not LeasePhase.HELD
+
+
 def is_grantable(state: State, binding: Binding) -> bool:
     """Whether the bytes of a binding are really there, seen by the sight that each pool has.
 
@@ -108,6 +117,12 @@ def is_grantable(state: State, binding: Binding) -> bool:
     arena = state.ledger.find(binding.worker, ARENA)
     again_bytes = arena.card_bytes if arena else 0
     return not pool.is_stale and pool.unclaimed_bytes + again_bytes - pool.headroom_bytes >= card_bytes
+
+
+def is_overdrawn(state: State, worker: Worker) -> bool:
+    """Whether somebody foreign took, since the grant, what a worker was about to allocate."""
+    pools = [state.ledger.pools[name] for name in (worker.card, RAM) if name]
+    return any(pool.unclaimed_bytes < 0 for pool in pools)
 
 
 def take(state: State, binding: Binding, *, incarnation: int) -> list[Lease]:

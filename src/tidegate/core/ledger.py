@@ -141,12 +141,12 @@ class Ledger:
         """The holder's process ended: all of its leases end, reservations for its next life excepted."""
         for lease in self.of(holder):
             if lease.is_charged:
+                if lease.card and self.pools[lease.card].sight is Sight.PER_CARD:
+                    self.pools[lease.card].is_stale = True
                 self.end(lease)
         for pool in self.pools.values():
             pool.over.pop(holder, None)
-            pool.used_seen_bytes -= pool.seen.pop(holder, 0)
-            if pool.sight is Sight.PER_CARD:
-                pool.is_stale = True
+            pool.seen.pop(holder, None)
 
     def forget(self, holder: str) -> None:
         """A guest's lease ended: what was seen of it is foreign until a sample says otherwise."""
@@ -179,7 +179,6 @@ class Ledger:
         if event.taken_ms <= pool.taken_ms:
             return ()
         pool.taken_ms = event.taken_ms
-        pool.used_seen_bytes = event.used_bytes
         pool.is_stale = False
         match pool.sight:
             case Sight.PER_PROCESS:

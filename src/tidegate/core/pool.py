@@ -21,7 +21,6 @@ class Pool:
     reserved_bytes: int = 0
     headroom_bytes: int = 0
     taken_ms: int = -1  # When the last sample was taken.
-    used_seen_bytes: int = 0
     foreign_bytes: int = 0
     foreign_asked_bytes: int = 0  # Foreign use when somebody was last asked to free (sight per card).
     over: dict[str, int] = field(default_factory=dict)  # Bytes of a holder beyond its leases.

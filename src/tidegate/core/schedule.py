@@ -20,7 +20,7 @@ from typing import assert_never
 
 from tidegate.core import effects as ef
 from tidegate.core import negotiation, prediction
-from tidegate.core.binding import is_grantable, room_emptied, room_ever, unbind
+from tidegate.core.binding import is_grantable, is_void, room_emptied, room_ever, unbind
 from tidegate.core.foresight import tend
 from tidegate.core.house import RAM
 from tidegate.core.image import stages
@@ -65,7 +65,9 @@ def schedule(state: State) -> None:
 def _settle_bindings(state: State) -> None:
     for binding in tuple(state.bindings.values()):
         worker = state.workers.get(binding.worker)
-        if (worker is None or may_start(worker)) and is_grantable(state, binding):
+        if is_void(state, binding):
+            replan(state, binding, why="its component did not stay loaded")
+        elif (worker is None or may_start(worker)) and is_grantable(state, binding):
             _grant(state, binding)
 
 
@@ -273,9 +275,9 @@ def _would_fit_emptied(state: State, wanted: Demand) -> bool:
             question = _model_question(state, state.models[wanted.subject])
         case DemandKind.JOB:
             job = state.jobs.get(wanted.subject)
-            if job is None or job.phase is not JobPhase.QUEUED:
-                return False
-            workers = [worker for worker in state.workers.values() if worker.kind is WorkerKind.IMAGE]
+            workers = _eligible(state, job) if job is not None and job.phase is JobPhase.QUEUED else []
+            if job is None or not workers:
+                return False  # It waits for a worker that computes for somebody else, not for bytes.
             question = stages.question_for(
                 state, job, workers[0], stage=job.stage, candidates_max=state.policy.candidates_max
             )

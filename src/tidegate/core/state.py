@@ -65,6 +65,7 @@ class Binding:
     plan: Plan
     leases: tuple[int, ...]  # Numbers of the reserved leases.
     drops: tuple[int, ...] = ()  # Leases of the stage's own component, loaded otherwise, that go first.
+    keeps: int = 0  # Number of the lease of the stage's component, when the plan builds on it staying loaded.
     level: Level | None = None
     layers_count: int = 0
     since_ms: int = 0

@@ -169,6 +169,8 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
     after = ""
     descriptor = state.ledger.pools[taker.card].descriptor if taker.card else None
     may_ebb = descriptor is not None and descriptor.sight is not Sight.OWN_LEDGER and not descriptor.unified
+    # Without RAM to save its state in, a model can only go altogether; its histories are evaluated again.
+    may_ebb = may_ebb and state.ledger.room("", card_bytes=0, ram_bytes=_saved_bytes(state, model))
     if model.tide in SERVING and kv_bytes and may_ebb:
         after = f"kv:{model.name}"
         yield Concession(

@@ -94,6 +94,7 @@ def bind_stage(state: State, job: Job, worker: Worker, *, question: StageQuestio
             plan=plan,
             leases=tuple(lease.number for lease in reserved),
             drops=drops,
+            keeps=kept.number if kept is not None else 0,
             since_ms=state.now_ms,
         ),
     )
@@ -329,12 +330,13 @@ def drop_bindings(state: State, job: Job) -> None:
 
 
 def abandon(state: State, job: Job, worker: Worker) -> None:
-    """The worker is ready, but meanwhile nobody wants the image: its grant is given back unused."""
+    """The worker is ready, but nobody wants the image any more or its bytes are gone: give the grant back."""
     run = job.run
     assert run is not None, "a granted stage has a run"
     _settle(state, worker, run, keeps_component=False)
     _requeue(state, job)
-    end(state, job, JobPhase.CANCELLED)
+    if job.is_cancelled:
+        end(state, job, JobPhase.CANCELLED)
 
 
 def hung(state: State, worker: Worker) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tidegate.core.effects import SetLevel
 from tidegate.core.events import LevelFailed, LevelReached
+from tidegate.core.house import Sight
 from tidegate.core.lease import Lease, LeasePhase
 from tidegate.core.llm.level import SERVING, Level, Tide
 from tidegate.core.llm.model import Model
@@ -187,6 +188,8 @@ def level_reached(state: State, event: LevelReached) -> None:
     model.attempts_count = 0
     for lease in state.ledger.of(worker.name):
         state.ledger.hold(lease, at_ms=state.now_ms)
+    if model.card and state.ledger.pools[model.card].sight is Sight.PER_CARD:
+        state.observe(model.card)  # What was loaded looked foreign until now.
     drop_state(state, model)
     if model.was_pushed:
         model.was_pushed = model.aim is Level.PARTIAL
