@@ -68,9 +68,14 @@ class Judge:
         if not holds:
             raise Violation(what)
 
-    def bytes_granted(self, why: str) -> None:
-        """After every grant: what may be used as far as can be known never exceeds what there is."""
+    def bytes_granted(self, why: str, **amounts: int) -> None:
+        """After every grant: what may be used as far as can be known never exceeds what there is.
+
+        `amounts` are the bytes granted on each pool; who takes nothing from a pool is not to blame for it.
+        """
         for name, pool in self.truth.pools.items():
+            if not amounts.get(name):
+                continue
             entitled = self.truth.entitled(name)
             if entitled > pool.total_bytes:
                 over = (entitled - pool.total_bytes) >> 20

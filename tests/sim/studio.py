@@ -121,7 +121,8 @@ class Studio:
         judge.must(enough, f"{effect.stage} of {effect.job} was granted less than was predicted for it")
         process.busy_with = f"{effect.job}#{effect.attempt}"
         self._promise(process, effect, truly)
-        judge.bytes_granted(f"running {effect.stage} of {effect.job} {effect.execution.text()}")
+        amounts = {process.card: effect.card_bytes, RAM: effect.ram_bytes}
+        judge.bytes_granted(f"running {effect.stage} of {effect.job} {effect.execution.text()}", **amounts)
         self._allocate_and_compute(process, effect, truly)
 
     def _pixels(self, job: str) -> int:

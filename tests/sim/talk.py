@@ -13,6 +13,7 @@ from tests.sim.truth import Part, Process
 
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
+from tidegate.core.house import RAM
 from tidegate.core.image.failure import Failure
 from tidegate.core.llm.level import Level
 
@@ -105,7 +106,8 @@ class Talk:
                 if old is not None and old.card_promised:
                     process.parts["stranded"] = old
                 process.parts[name] = part
-        world.judge.bytes_granted(f"raising {effect.model} to {effect.level}")
+        amounts = {process.card: effect.card_bytes, RAM: footprint.in_ram(effect.layers_count)}
+        world.judge.bytes_granted(f"raising {effect.model} to {effect.level}", **amounts)
         need = sum(part.card_promised for part in process.parts.values())
         world.judge.must(effect.card_bytes >= need - 1, f"{effect.model} was granted less than it needs")
         card_more = sum(part.card_promised - part.card_actual for part in process.parts.values())

@@ -352,7 +352,7 @@ class World:
         process.parts["process"] = Part(ram_actual=PROCESS_BYTES, ram_promised=PROCESS_BYTES)
         self.truth.processes[effect.worker] = process
         self.counts.workers += 1
-        self.judge.bytes_granted(f"starting {effect.worker}")
+        self.judge.bytes_granted(f"starting {effect.worker}", ram=PROCESS_BYTES)
         if self.fault("die", "start", self.faults.die // 3):
             self.later(self.chance.number("start", 20, 400), lambda: self.die(process, signal=11))
             return
@@ -418,7 +418,7 @@ class World:
         match effect.state:
             case ef.GuestState.GRANTED:
                 guest.promised = effect.amount_bytes
-                self.judge.bytes_granted(f"granting {effect.lease}")
+                self.judge.bytes_granted(f"granting {effect.lease}", **{guest.card: guest.promised})
                 taken = effect.amount_bytes * self.chance.number("guest takes", 0, 100) // 100
                 room = self.truth.pools[guest.card].total_bytes - self.truth.actual(guest.card)
                 guest.actual = max(guest.actual, min(taken, room))

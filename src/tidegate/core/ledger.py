@@ -2,7 +2,7 @@
 
 Owns the leases and the pools, and the three rules of sight by which freed bytes count as free:
 1. per process: a sample taken after the claim shows the holder with no more than its other leases;
-2. per card: the used sum, without what is surely ours, is not above the foreign use at the time of asking;
+2. per card: the used sum, without what is surely ours, is not above the foreign use that was last sure;
 3. own ledger: never while the process lives; what it says it freed stays its own, to be used again by itself.
 The end of a process frees everything of it. To ask, to escalate and to grant is decided elsewhere.
 """
@@ -111,9 +111,6 @@ class Ledger:
     def ask(self, lease: Lease) -> None:
         """Ask for the bytes of a lease; they stay charged."""
         lease.to(LeasePhase.RELEASING)
-        if lease.card:
-            pool = self.pools[lease.card]
-            pool.foreign_asked_bytes = pool.foreign_bytes
 
     def claim(self, lease: Lease, *, at_ms: int) -> None:
         """Note that the holder says it freed the bytes."""
@@ -211,21 +208,21 @@ class Ledger:
         return freed
 
     def _observe_sum(self, pool: Pool, event: PoolObserved) -> tuple[str, ...]:
-        sure = sum(
-            lease.card_bytes
-            for lease in self.leases()
-            if lease.card == pool.name
-            and lease.phase is LeasePhase.HELD
-            and lease.held_since_ms < event.taken_ms
-        )
+        here = [lease for lease in self.leases() if lease.card == pool.name and lease.is_charged]
+        held = [
+            lease for lease in here if lease.phase is LeasePhase.HELD and lease.held_since_ms < event.taken_ms
+        ]
+        sure = sum(lease.card_bytes for lease in held)
         # Bytes that were asked back may or may not be gone, so they count as foreign beside their own charge:
         # too much rather than too little.
         pool.foreign_bytes = max(0, event.used_bytes - sure)
+        if len(held) == len(here):
+            pool.foreign_quiet_bytes = pool.foreign_bytes
         freed = []
         for holder in tuple(self.holders):
             asked = [lease for lease in self.of(holder) if lease.card == pool.name]
             asked = [lease for lease in asked if self._is_claimed(lease, event.taken_ms)]
-            if asked and pool.foreign_bytes <= pool.foreign_asked_bytes:
+            if asked and pool.foreign_bytes <= pool.foreign_quiet_bytes:
                 freed.append(holder)
                 for lease in asked:
                     self._shrink(pool, lease, to_bytes=0)

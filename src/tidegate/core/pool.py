@@ -22,7 +22,9 @@ class Pool:
     headroom_bytes: int = 0
     taken_ms: int = -1  # When the last sample was taken.
     foreign_bytes: int = 0
-    foreign_asked_bytes: int = 0  # Foreign use when somebody was last asked to free (sight per card).
+    foreign_quiet_bytes: int = (
+        0  # Foreign use when it was last sure, with nothing of ours in between (per card).
+    )
     over: dict[str, int] = field(default_factory=dict)  # Bytes of a holder beyond its leases.
     seen: dict[str, int] = field(default_factory=dict)  # Bytes of a holder in the last sample.
     is_stale: bool = False  # A process ended since the last sample and only a new one tells what is foreign.
