@@ -50,7 +50,7 @@ def test_arrays_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_equal_arrays_give_equal_files(tmp_path: Path) -> None:
     latent = np.ones((1, 4, 8, 8), dtype=np.float32)
-    fingerprint = {name: name for name in "job engine_build stage seed size".split()}
+    fingerprint = {name: name for name in ("job", "engine_build", "stage", "seed", "size")}
     hashes = {
         arrays.save(tmp_path / f"{turn}.safetensors", {"b": latent, "a": latent}, fingerprint=fingerprint)
         for turn in range(8)

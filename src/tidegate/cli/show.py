@@ -1,6 +1,7 @@
 """Showing a run: a bar with stage, step and VRAM, and notices above it.
 
-Owns what a person sees while an image is made. Where stderr is no terminal there is no bar, only the notices.
+Owns what a person sees while an image is made. Where stderr is no terminal there is no bar, but a line for
+each stage.
 What happens is told by `tidegate.runtime.relay` through its Listener.
 """
 
@@ -55,6 +56,9 @@ class Show:
         """Show a new stage."""
         which = f" {image + 1} of {count}" if count > 1 and stage is not Stage.ENCODE else ""
         text = f"{self._label}{_WORDS[stage]}{which}, {how.text()}"
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+            return
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(text, total=1, vram=self._vram())
