@@ -38,7 +38,7 @@ class Studio:
     def is_impossible(self, event: ev.JobSubmitted) -> bool:
         """Whether even the least demanding ways do not fit an empty machine (with room for processes)."""
         house = self._world.workload.house
-        ram_bytes = house.ram.total_bytes - house.ram.headroom_bytes - 256 * 2**20
+        ram_bytes = house.ram.total_bytes - house.ram.headroom_bytes - 3 * 256 * 2**20
         for stage in event.stages:
             tile = 16 if stage in (Stage.DECODE, Stage.ENCODE_IMAGE) else 0
             mode = DecodeMode.TILED if tile else DecodeMode.WHOLE

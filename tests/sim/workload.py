@@ -127,9 +127,9 @@ def _faults(chance: Chance) -> Faults:
 
 def _acts(chance: Chance, house: House, llms: list[str]) -> tuple[Act, ...]:
     acts: list[Act] = []
-    for index in range(chance.number("jobs", 1, 3)):
+    for index in range(max(1, chance.number("jobs", 0, 3))):
         acts += _job_acts(chance, f"job{index}", len(house.image_models))
-    for index in range(chance.number("chats", 1, 3) if llms else 0):
+    for index in range(chance.number("chats", 1, 2) if llms else 0):
         at_ms = chance.number("chat at", 0, ACTS_MS // 2)
         model = llms[chance.number("chat model", 0, len(llms) - 1)]
         length_ms = chance.number("chat length", 100, 4_000)

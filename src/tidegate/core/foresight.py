@@ -2,10 +2,11 @@
 
     look-ahead    the decode is negotiated while sampling runs; nothing unseen is granted
     bring-back    who was pushed off the card returns when there is room, most valuable first
+    relief        somebody foreign took more than there was: who is idle makes room
     release       who is idle for longer than its return is worth gives its bytes up (ski rental)
     pre-warm      who by its rhythm is wanted soon is brought back, never at the cost of a job
 
-Owns these four, and the time of the next look. They use the same planner and bindings as everybody.
+Owns these five, and the time of the next look. They use the same planner and bindings as everybody.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import replace
 
 from tidegate.core import events as ev
 from tidegate.core.binding import bind, slot_of
+from tidegate.core.house import RAM
 from tidegate.core.image import stages
 from tidegate.core.image.job import Job, JobPhase, Run
 from tidegate.core.lease import LeasePhase
@@ -21,13 +23,14 @@ from tidegate.core.llm import demand as llm_demand
 from tidegate.core.llm.level import SERVING, Level, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import running, sink, worker_of
-from tidegate.core.notice import prewarmed, released_idle
-from tidegate.core.planner.choose import choose
+from tidegate.core.notice import prewarmed, released_idle, relieved
+from tidegate.core.planner.choose import choose, yield_ordered
 from tidegate.core.planner.plan import Plan
+from tidegate.core.pool import Pool
 from tidegate.core.state import Alarm, Binding, BindingKind, State
 from tidegate.core.supervision import release
 from tidegate.core.worker import Worker, WorkerKind, WorkerPhase
-from tidegate.core.yielding import is_idle
+from tidegate.core.yielding import Taker, ask, concessions_for, is_idle
 
 AHEAD = "ahead"
 # Ski rental: an idle tenant stays until the rent equals the price of its return. One millisecond of return is
@@ -109,12 +112,33 @@ def tend(state: State, *, is_calm: bool) -> None:
     if is_calm and not state.bindings:
         for model in sorted(state.models.values(), key=lambda model: (-_value(state, model), model.name)):
             _bring_back(state, model)
+    for pool in state.ledger.pools.values():
+        _relieve(state, pool)
     for model in state.models.values():
         _release_idle_model(state, model)
     for worker in state.workers.values():
         if worker.kind is WorkerKind.IMAGE and not worker.job:
             _release_idle_components(state, worker)
     _set_next_look(state, is_calm=is_calm)
+
+
+def _relieve(state: State, pool: Pool) -> None:
+    """Give way to foreign applications: idle tenants go, cheapest first, until the pool is not overdrawn."""
+    short_bytes = -pool.unclaimed_bytes
+    leases = state.ledger.leases()
+    releasing = any(lease.phase is LeasePhase.RELEASING for lease in leases)
+    if short_bytes <= 0 or releasing:
+        return
+    card = "" if pool.name == RAM else pool.name
+    idle = concessions_for(state, Taker(card=card, spares_busy=True))
+    asked = []
+    for concession in yield_ordered(idle, state.policy.yield_order):
+        freed_bytes = concession.card_bytes if card else concession.ram_bytes
+        if short_bytes > 0 and freed_bytes > 0:
+            short_bytes -= freed_bytes
+            asked.append(concession)
+            state.notify(relieved(concession.name, pool.name, amount_bytes=freed_bytes))
+    ask(state, asked)
 
 
 def _value(state: State, model: Model) -> int:

@@ -60,7 +60,7 @@ def _check_ledger(state: State) -> None:
         if lease.card:
             sums[lease.card] += lease.card_bytes
         worker = state.workers.get(lease.holder)
-        if worker is not None and lease.is_charged:
+        if worker is not None and lease.is_charged and not lease.is_standing:
             _must(worker.is_alive, f"{lease.part} is charged to a dead worker.", state, subject=lease.holder)
             current = lease.incarnation == worker.incarnation
             _must(current, f"{lease.part} belongs to an older incarnation.", state, subject=lease.holder)

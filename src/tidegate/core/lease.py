@@ -52,6 +52,7 @@ class Lease:
     ram_bytes: int
     phase: LeasePhase = LeasePhase.RESERVED
     execution: Execution | None = None
+    is_standing: bool = False  # Charged whether its process lives or not, so that it can always start.
     granted_ms: int = -1
     used_ms: int = 0
     held_since_ms: int = -1  # When it was said to be allocated.

@@ -137,7 +137,7 @@ class Ledger:
     def gone(self, holder: str) -> None:
         """The holder's process ended: all of its leases end, reservations for its next life excepted."""
         for lease in self.of(holder):
-            if lease.is_charged:
+            if lease.is_charged and not lease.is_standing:
                 if lease.card and self.pools[lease.card].sight is Sight.PER_CARD:
                     self.pools[lease.card].is_stale = True
                 self.end(lease)

@@ -212,3 +212,12 @@ def yielded(job: str, *, to: str, waited_ms: int) -> Notice:
 def bound_reached(subject: str, what: str) -> Notice:
     """Word that a limit was reached."""
     return Notice(kind=NoticeKind.BOUND, subject=subject, text=f"{_capital(what)}.", reason="limit")
+
+
+def relieved(name: str, pool: str, *, amount_bytes: int) -> Notice:
+    """Word that somebody idle gave way to foreign applications."""
+    text = f"{_capital(name)} gives up {size_text(amount_bytes)}, because other applications need {pool}."
+    reason = "other applications took more than was free"
+    return Notice(
+        kind=NoticeKind.OFFLOADED, subject=name, text=text, amount_bytes=amount_bytes, reason=reason
+    )

@@ -47,8 +47,7 @@ class Policy:
     level_wait_max_ms: int = 60_000
     chat_silence_max_ms: int = 60_000
     predict_wait_max_ms: int = 60_000
-    # A stage may take this many times its expected time, and never less than the floor, without a sign of
-    # life.
+    # A stage may be silent this many times as long as expected, and never less than the floor.
     stage_patience: int = 8
     stage_wait_min_ms: int = 60_000
 

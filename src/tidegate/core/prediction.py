@@ -16,7 +16,7 @@ from tidegate.core.planner.candidates import StageFacts, candidates_for
 from tidegate.core.queue import enqueue, leave
 from tidegate.core.stage import COMPONENT_OF, Stage
 from tidegate.core.state import Alarm, State
-from tidegate.core.supervision import start, terminate
+from tidegate.core.supervision import ensure, terminate
 from tidegate.core.worker import PREDICTOR, WorkerPhase
 
 
@@ -75,9 +75,8 @@ def _ask(state: State, key: FootprintKey) -> None:
 
 def ensure_predictor(state: State) -> None:
     """Start the predictor when something is to be asked of it."""
-    worker = state.workers[PREDICTOR]
-    if is_wanted(state) and worker.phase is WorkerPhase.ABSENT:
-        start(state, worker)
+    if is_wanted(state):
+        ensure(state, state.workers[PREDICTOR])
 
 
 def predictor_ready(state: State) -> None:

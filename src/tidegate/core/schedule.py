@@ -38,7 +38,7 @@ from tidegate.core.planner.question import StageQuestion
 from tidegate.core.queue import Demand, DemandKind, demands, enqueue
 from tidegate.core.stage import Stage
 from tidegate.core.state import Binding, BindingKind, State
-from tidegate.core.supervision import may_start, start
+from tidegate.core.supervision import ensure, may_start
 from tidegate.core.worker import FRONT, Worker, WorkerKind, WorkerPhase
 from tidegate.core.yielding import Taker, concessions_for
 
@@ -96,8 +96,8 @@ def _run_services(state: State) -> None:
     prediction.ensure_predictor(state)
     for model in state.models.values():
         service.sweep(state, model)
-        if model.requests and state.workers[FRONT].phase is WorkerPhase.ABSENT:
-            start(state, state.workers[FRONT])
+        if model.requests:
+            ensure(state, state.workers[FRONT])
         service.serve(state, model)
 
 

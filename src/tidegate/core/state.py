@@ -25,6 +25,8 @@ from tidegate.core.pool import Pool
 from tidegate.core.story import Stories
 from tidegate.core.worker import FRONT, PREDICTOR, Worker, WorkerKind, image_worker, llm_worker
 
+PROCESS = "process"  # Part of a lease for the private memory of a process.
+
 
 class Alarm(enum.StrEnum):
     """What a wake-up may be for; the subject is a worker, a binding's slot, a model, or a guest's lease."""
@@ -154,6 +156,17 @@ def fresh_state(house: House, policy: Policy) -> State:
         state.workers[name] = Worker(
             name=name, kind=WorkerKind.LLM, card=configured.card, model=configured.name
         )
-    state.workers[FRONT] = Worker(name=FRONT, kind=WorkerKind.FRONT)
-    state.workers[PREDICTOR] = Worker(name=PREDICTOR, kind=WorkerKind.PREDICTOR)
+    for name, kind in ((FRONT, WorkerKind.FRONT), (PREDICTOR, WorkerKind.PREDICTOR)):
+        state.workers[name] = Worker(name=name, kind=kind)
+        lease = state.ledger.reserve(
+            name,
+            PROCESS,
+            incarnation=0,
+            card="",
+            card_bytes=0,
+            ram_bytes=policy.process_ram_bytes,
+            at_ms=0,
+        )
+        lease.is_standing = True
+        state.ledger.grant(lease, incarnation=0, at_ms=0)
     return state

@@ -18,12 +18,11 @@ from tidegate.core.effects import (
     TerminateWorker,
 )
 from tidegate.core.events import WorkerExited
+from tidegate.core.house import RAM
 from tidegate.core.lease import Lease, LeasePhase
 from tidegate.core.notice import escalated, quarantined
-from tidegate.core.state import Alarm, State
+from tidegate.core.state import PROCESS, Alarm, State
 from tidegate.core.worker import DrainStep, Worker, WorkerKind, WorkerPhase
-
-PROCESS = "process"
 
 
 def may_start(worker: Worker) -> bool:
@@ -32,22 +31,13 @@ def may_start(worker: Worker) -> bool:
 
 
 def start(state: State, worker: Worker, *, process: Lease | None = None) -> None:
-    """Start a process; its private memory is charged to RAM, by the given reservation where there is one."""
+    """Start a process; its private memory is charged to RAM, by this reservation or by a standing lease."""
     worker.to(WorkerPhase.STARTING, state.stories.of(worker.name))
     worker.incarnation += 1
     worker.drain = DrainStep.NONE
     worker.is_at_fault = False
-    if process is None:
-        process = state.ledger.reserve(
-            worker.name,
-            PROCESS,
-            incarnation=worker.incarnation,
-            card="",
-            card_bytes=0,
-            ram_bytes=state.policy.process_ram_bytes,
-            at_ms=state.now_ms,
-        )
-    state.ledger.grant(process, incarnation=worker.incarnation, at_ms=state.now_ms)
+    if process is not None:
+        state.ledger.grant(process, incarnation=worker.incarnation, at_ms=state.now_ms)
     state.set_alarm(Alarm.START, worker.name, in_ms=state.policy.start_wait_max_ms)
     state.tell(worker.name, f"starting (incarnation {worker.incarnation})")
     state.emit(
@@ -59,6 +49,14 @@ def start(state: State, worker: Worker, *, process: Lease | None = None) -> None
             model=worker.model,
         )
     )
+
+
+def ensure(state: State, worker: Worker) -> None:
+    """Start a worker that has a standing lease, unless somebody foreign took so much RAM that even that is
+    gone.
+    """
+    if worker.phase is WorkerPhase.ABSENT and state.ledger.pools[RAM].unclaimed_bytes >= 0:
+        start(state, worker)
 
 
 def ready(state: State, worker: Worker) -> None:

@@ -65,7 +65,7 @@ class Run:
     part: str
     card_bytes: int
     ram_bytes: int
-    expected_ms: int
+    quiet_ms: int  # Expected time between two signs of life: loading and one step, or the whole stage.
     begun_ms: int = 0
     is_stopping: bool = False
     looked_ahead: bool = False  # The next stage was negotiated already.

@@ -10,7 +10,7 @@ from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.binding import bind, describe, room_now, slot_of, take, unbind
 from tidegate.core.catalog import SizeKey
-from tidegate.core.house import RAM
+from tidegate.core.house import RAM, Sight
 from tidegate.core.image.failure import Attempt, Failure
 from tidegate.core.image.job import PHASE_OF, Job, JobPhase, Run
 from tidegate.core.lease import Lease, LeasePhase
@@ -21,8 +21,8 @@ from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Held, StageQuestion
 from tidegate.core.queue import enqueue, leave
 from tidegate.core.stage import COMPONENT_OF, Placement, Stage
-from tidegate.core.state import Alarm, Binding, BindingKind, State
-from tidegate.core.supervision import PROCESS, await_release, start, terminate
+from tidegate.core.state import PROCESS, Alarm, Binding, BindingKind, State
+from tidegate.core.supervision import await_release, start, terminate
 from tidegate.core.worker import Worker, WorkerPhase
 from tidegate.core.yielding import Taker, concessions_for
 
@@ -145,6 +145,7 @@ def grant_stage(state: State, binding: Binding) -> None:
         start(state, worker, process=process)
     take(state, binding, incarnation=worker.incarnation)
     job.attempts_count += 1
+    sampling = job.stage is Stage.DENOISE
     job.run = Run(
         worker=worker.name,
         incarnation=0,
@@ -153,7 +154,7 @@ def grant_stage(state: State, binding: Binding) -> None:
         part=part_of(job, job.stage),
         card_bytes=plan.option.footprint.card_bytes,
         ram_bytes=plan.option.footprint.ram_bytes,
-        expected_ms=plan.score.load_ms + plan.score.run_ms,
+        quiet_ms=plan.score.load_ms + plan.score.run_ms // (job.steps_count if sampling else 1),
     )
     job.to(PHASE_OF[job.stage], state.stories.of(job.name))
     if worker.phase is WorkerPhase.READY:
@@ -187,7 +188,7 @@ def run_stage(state: State, job: Job, worker: Worker) -> None:
 
 def stage_wait_ms(state: State, run: Run) -> int:
     """How long a stage may go on without a sign of life."""
-    return max(state.policy.stage_wait_min_ms, run.expected_ms * state.policy.stage_patience)
+    return max(state.policy.stage_wait_min_ms, run.quiet_ms * state.policy.stage_patience)
 
 
 def run_of(state: State, event: ev.StageFact) -> tuple[Job, Run] | None:
@@ -247,12 +248,16 @@ def _learn(state: State, job: Job, run: Run, *, event: ev.StageFinished) -> None
 def _settle(state: State, worker: Worker, run: Run, *, keeps_component: bool) -> None:
     """After an attempt: what stays loaded is held, what was said to be freed waits to be seen."""
     state.clear_alarm(Alarm.STAGE, worker.name)
+    # A failed attempt may not have got as far as making a device context. Where only sums are seen, believing
+    # in one would hide as many bytes of somebody else.
+    by_sum = bool(worker.card) and state.ledger.pools[worker.card].sight is Sight.PER_CARD
+    certain = (run.part, CONTEXT) if keeps_component or not by_sum else (run.part,)
     for lease in state.ledger.of(worker.name):
         if lease.phase not in (LeasePhase.GRANTED, LeasePhase.HELD):
             continue
         if lease.part == COMPUTE or (lease.part == run.part and not keeps_component):
             state.ledger.claim(lease, at_ms=state.now_ms)
-        elif lease.part in (run.part, CONTEXT):
+        elif lease.part in certain:
             state.ledger.hold(lease, at_ms=state.now_ms)
     if state.ledger.is_releasing(worker.name):
         await_release(state, worker)

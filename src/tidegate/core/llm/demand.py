@@ -19,8 +19,7 @@ from tidegate.core.planner.option import Footprint, StageOption
 from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Concession, Room, StageQuestion
 from tidegate.core.stage import Errand, Execution, Placement
-from tidegate.core.state import Binding, BindingKind, State
-from tidegate.core.supervision import PROCESS
+from tidegate.core.state import PROCESS, Binding, BindingKind, State
 
 # A layer computed by the CPU costs a request about this much more than on the card.
 CPU_LAYER_MS = 40

@@ -13,7 +13,7 @@ from tidegate.core.llm.model import Model
 from tidegate.core.llm.request import WAITING, Request, RequestPhase
 from tidegate.core.llm.tide import running, worker_of
 from tidegate.core.state import Alarm, State
-from tidegate.core.supervision import start, terminate
+from tidegate.core.supervision import ensure, terminate
 from tidegate.core.worker import FRONT, WorkerPhase
 
 
@@ -76,8 +76,7 @@ def serve(state: State, model: Model) -> None:
     if not waiting:
         return
     front, worker = state.workers[FRONT], worker_of(state, model)
-    if front.phase is WorkerPhase.ABSENT:
-        start(state, front)
+    ensure(state, front)
     if front.phase is not WorkerPhase.READY or worker.phase is not WorkerPhase.READY:
         return
     waiting.sort(key=lambda request: (request.phase is RequestPhase.QUEUED, -request.priority))

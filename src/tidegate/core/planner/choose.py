@@ -21,7 +21,7 @@ def choose(question: StageQuestion) -> Plan | Refusal:
     accepted: list[Scored] = []
     rejected: list[Rejection] = []
     considered_count = skipped_count = 0
-    ordered = yield_ordered(question)
+    ordered = yield_ordered(question.concessions, question.yield_order)
     for order, option in enumerate(question.options):
         for releases in _release_sets(question, option, ordered=ordered):
             if considered_count >= question.candidates_max:
@@ -65,16 +65,18 @@ def plan_stage(question: StageQuestion) -> Plan:
             raise refusal.fault()
 
 
-def yield_ordered(question: StageQuestion) -> tuple[Concession, ...]:
+def yield_ordered(
+    concessions: tuple[Concession, ...], yield_order: tuple[YieldClass, ...]
+) -> tuple[Concession, ...]:
     """Order those who may yield: class, long idle first, then expected price per byte, oldest first."""
-    rank = {yields: index for index, yields in enumerate(question.yield_order)}
+    rank = {yields: index for index, yields in enumerate(yield_order)}
 
     def key(release: Concession) -> tuple[int, bool, int, int, str]:
         cost = (release.free_ms + release.expected_return_ms) * 1_000_000
         price = cost // max(1, release.card_bytes + abs(release.ram_bytes))
         return (rank[release.yields], release.idle_ms < LONG_IDLE_MS, price, -release.idle_ms, release.tenant)
 
-    return tuple(sorted(question.concessions, key=key))
+    return tuple(sorted(concessions, key=key))
 
 
 def _release_sets(
