@@ -44,7 +44,10 @@ class JobOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRequest:
-    """Card memory that another application wants; `card` "" is the first card."""
+    """Card memory that another application wants; `card` "" is the first card.
+
+    With its `pid` what it holds is seen as its own; without, as somebody's beside the lease.
+    """
 
     amount_bytes: int
     purpose: str
@@ -53,6 +56,7 @@ class LeaseRequest:
     hold_ms: int = 60_000
     wait_ms: int = 0
     yields: bool = False
+    pid: int = 0
 
 
 # ---------------------------------------------------------------- jobs

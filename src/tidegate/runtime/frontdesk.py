@@ -1,0 +1,380 @@
+"""The front desk: what clients ask of a running server, checked and passed on.
+
+Owns the implementation of the `gate`. It reads the core's state between two events and never changes it;
+whatever shall happen becomes an event. How things are shown is the neighbour `exhibits`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tidegate.core import effects as ef
+from tidegate.core import events as ev
+from tidegate.core.faults import CapacityError, ClientError
+from tidegate.core.image.job import JobPhase
+from tidegate.core.stage import Stage
+from tidegate.runtime import exhibits, whatif
+from tidegate.runtime.clock import Clock
+from tidegate.runtime.darkroom import Darkroom
+from tidegate.runtime.gallery import Gallery
+from tidegate.runtime.jobbook import Entry, Frame, JobBook, view_of
+from tidegate.runtime.journal import records as rec
+from tidegate.runtime.journal.records import Checkpoint, Ticket
+from tidegate.runtime.newsroom import Newsroom
+from tidegate.runtime.order import check_request
+from tidegate.runtime.prefetch import Prefetch
+from tidegate.runtime.registry import Registry
+from tidegate.runtime.restart import submission
+from tidegate.runtime.shell import Shell
+from tidegate.runtime.store import Store
+from tidegate.runtime.threads import Threads, on
+from tidegate.runtime.views import (
+    EventItem,
+    FeedItem,
+    HealthView,
+    ImageView,
+    JobHandle,
+    JobOrder,
+    JobView,
+    LeaseRequest,
+    LeaseView,
+    MetricsView,
+    ModelView,
+    PlanView,
+    ReloadView,
+    ResidencyView,
+    VramView,
+)
+
+# One request for more images than this is a mistake; a client may send several.
+COUNT_MAX: Final = 64
+SIDE_MAX: Final = 16_384
+STEPS_MAX: Final = 1_000
+WAIT_MAX_MS: Final = 120_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """What the front desk works with."""
+
+    clock: Clock
+    threads: Threads
+    shell: Shell
+    book: JobBook
+    news: Newsroom
+    store: Store
+    gallery: Gallery
+    darkroom: Darkroom
+    prefetch: Prefetch
+    showroom: exhibits.Showroom
+    oracle: whatif.Oracle
+    guests: dict[str, int]
+    models: Registry
+
+
+class FrontDesk:
+    """The gate of one server."""
+
+    def __init__(self, desk: Desk, *, reload: Callable[[], Awaitable[ReloadView]]) -> None:
+        self._desk = desk
+        self._reload = reload
+
+    # --- jobs
+
+    async def submit(self, order: JobOrder) -> JobHandle:
+        """Accept an order; see `gate`."""
+        desk = self._desk
+        known = desk.book.by_key(order.idempotency_key)
+        if known is not None:
+            return JobHandle(id=known.id, created=False)
+        model = desk.models.find(order.model)
+        _check(order)
+        check_request(order.request, model.opened)
+        init_sha256 = ""
+        if order.init is not None:
+            init_sha256 = await on(desk.threads.files, desk.store.put, order.init.pixels)
+        ticket = Ticket(
+            request=order.request,
+            model=model.name,
+            count=order.count,
+            priority=order.priority,
+            init_sha256=init_sha256,
+        )
+        # Asked again: another request with the same key may have come while the picture was written.
+        known = desk.book.by_key(order.idempotency_key)
+        if known is not None:
+            return JobHandle(id=known.id, created=False)
+        entry = desk.book.open(ticket, key=order.idempotency_key, at_ms=desk.clock.now_ms())
+        await self._enter(entry)
+        return JobHandle(id=entry.id, created=True)
+
+    async def _enter(self, entry: Entry) -> None:
+        desk = self._desk
+        model = desk.models.find(entry.ticket.model)
+        records = rec.job_accepted(
+            entry.id,
+            entry.ticket,
+            key=entry.key,
+            at_ms=entry.submitted_at_ms,
+            images=tuple(frame.name for frame in entry.frames),
+        )
+        for forgotten in desk.book.enter(entry):
+            records += rec.job_forgotten(forgotten)
+        remembered = desk.darkroom.remembered(
+            model, entry.ticket.request, has_card=bool(desk.shell.arbiter.state.house.cards)
+        )
+        told: list[Awaitable[None]] = []
+        for frame in entry.frames:
+            if remembered is not None:
+                checkpoint = Checkpoint(
+                    stage=Stage.ENCODE,
+                    sha256=remembered.sha256,
+                    engine_build=desk.darkroom.engine_build,
+                    execution=remembered.execution,
+                )
+                frame.checkpoints[Stage.ENCODE] = checkpoint
+                frame.executions[Stage.ENCODE] = remembered.execution
+                records.append(rec.stage_kept(frame.name, checkpoint))
+            event = submission(entry, frame, model, at_ms=desk.clock.now_ms())
+            told.append(desk.shell.tell(event, records))
+            records = []
+        desk.news.submitted(entry)
+        await asyncio.gather(*told)
+        await self._refuse_if_busy(entry)
+
+    async def _refuse_if_busy(self, entry: Entry) -> None:
+        busy = next((frame for frame in entry.frames if frame.code == "busy"), None)
+        if busy is None:
+            return
+        await self.cancel(entry.id)
+        raise CapacityError(
+            busy.message, remedy="Try again later.", code="busy", retry_after_ms=busy.retry_after_ms
+        )
+
+    def job(self, job: str) -> JobView:
+        """A job as it stands."""
+        return view_of(self._desk.book.entry(job), self._phase)
+
+    def jobs(self, *, count_max: int = 100) -> tuple[JobView, ...]:
+        """The jobs known, the youngest first."""
+        return tuple(view_of(entry, self._phase) for entry in self._desk.book.entries()[:count_max])
+
+    async def cancel(self, job: str) -> JobView:
+        """Nobody wants it any more."""
+        entry = self._desk.book.entry(job)
+        for frame in entry.frames:
+            if frame.outcome is None:
+                await self._desk.shell.tell(ev.JobCancelled(at_ms=self._desk.clock.now_ms(), job=frame.name))
+        return self.job(job)
+
+    async def ended(self, job: str) -> JobView:
+        """Wait until the job has ended."""
+        entry = self._desk.book.entry(job)
+        while not entry.ended_at_ms:
+            await self._desk.news.any_end()
+        return self.job(job)
+
+    def result(self, job: str) -> tuple[str, ...]:
+        """Ids of the images of a job that are done."""
+        frames = self._desk.book.entry(job).frames
+        return tuple(frame.name for frame in frames if frame.outcome is JobPhase.DONE)
+
+    def story(self, job: str) -> tuple[str, ...]:
+        """What happened to a job, line by line."""
+        lines: list[str] = []
+        for frame in self._desk.book.entry(job).frames:
+            lines += self._desk.shell.arbiter.story(frame.name)
+        return tuple(lines)
+
+    def feed(self, job: str) -> AsyncIterator[FeedItem]:
+        """Items of a job from now on."""
+        entry = self._desk.book.entry(job)
+        return self._desk.news.feeds.watch(job, is_ended=lambda: bool(entry.ended_at_ms))
+
+    async def plan(self, order: JobOrder) -> PlanView:
+        """What would be done with an order now."""
+        model = self._desk.models.find(order.model)
+        _check(order)
+        check_request(order.request, model.opened)
+        return await self._desk.oracle.plan(order, model)
+
+    def _phase(self, frame: Frame) -> JobPhase:
+        if frame.outcome is not None:
+            return frame.outcome
+        job = self._desk.shell.arbiter.state.jobs.get(frame.name)
+        return job.phase if job is not None else JobPhase.QUEUED
+
+    # --- images
+
+    async def images(self, *, count_max: int = 100, before: str = "") -> tuple[ImageView, ...]:
+        """Finished images, the youngest first."""
+        return self._desk.gallery.page(count_max=count_max, before=before)
+
+    async def image(self, image: str) -> ImageView:
+        """The metadata of one image."""
+        return self._desk.gallery.view(image)
+
+    async def image_png(self, image: str) -> bytes:
+        """The PNG file of one image."""
+        return await on(self._desk.threads.files, self._desk.gallery.png, image)
+
+    async def delete_image(self, image: str) -> None:
+        """Remove an image."""
+        await on(self._desk.threads.files, self._desk.gallery.delete, image)
+
+    # --- memory and models
+
+    def vram(self) -> VramView:
+        """Who holds what."""
+        return self._desk.showroom.vram()
+
+    def models(self) -> tuple[ModelView, ...]:
+        """The registry."""
+        return self._desk.showroom.models()
+
+    async def load(self, model: str) -> ModelView:
+        """Bring a model's files into the page cache."""
+        entry = self._desk.models.find(model)
+        await asyncio.wrap_future(self._desk.prefetch.whole(entry))
+        return self._desk.showroom.model(entry.name)
+
+    async def unload(self, model: str) -> ModelView:
+        """Give back what a model holds; the core cannot be asked for it yet."""
+        entry = self._desk.models.find(model)
+        shown = self._desk.showroom.model(entry.name)
+        if shown.loaded:
+            raise CapacityError(
+                f"{entry.name} gives its memory back by itself when others need it, not yet on request.",
+                remedy="Wait until it was idle for a while.",
+                code="unload_unsupported",
+            )
+        return shown
+
+    def residency(self) -> ResidencyView:
+        """What is warm here."""
+        return self._desk.showroom.residency()
+
+    # --- guests
+
+    async def negotiate(self, wish: LeaseRequest) -> LeaseView:
+        """Ask for card memory."""
+        desk = self._desk
+        cards = desk.shell.arbiter.state.house.cards
+        card = wish.card or (cards[0].name if cards else "")
+        if card not in {known.name for known in cards}:
+            raise ClientError(
+                f"There is no card {wish.card!r}." if wish.card else "This machine has no card.",
+                remedy=f"There are: {', '.join(known.name for known in cards) or 'none'}.",
+                code="unknown_card",
+            )
+        if wish.amount_bytes <= 0:
+            raise ClientError("A lease is for one byte or more.", code="bad_size")
+        lease = secrets.token_hex(8)
+        if wish.pid:
+            desk.guests[lease] = wish.pid
+        await desk.shell.tell(
+            ev.GuestAsked(
+                at_ms=desk.clock.now_ms(),
+                lease=lease,
+                card=card,
+                amount_bytes=wish.amount_bytes,
+                purpose=wish.purpose,
+                hold_ms=wish.hold_ms,
+                wait_ms=wish.wait_ms,
+                needed_in_ms=wish.needed_in_ms,
+                yields=wish.yields,
+            )
+        )
+        return self._lease(lease)
+
+    async def lease(self, lease: str, *, wait_ms: int = 0) -> LeaseView:
+        """A lease as it stands, or as soon as it stands otherwise."""
+        before = self._lease(lease)
+        ends_ms = self._desk.clock.now_ms() + min(wait_ms, WAIT_MAX_MS)
+        while (now := self._lease(lease)) == before:
+            left_ms = ends_ms - self._desk.clock.now_ms()
+            if left_ms <= 0:
+                return now
+            try:
+                async with asyncio.timeout(left_ms / 1000):
+                    await self._desk.news.any_lease_change()
+            except TimeoutError:
+                # Nothing changed in the time that the caller wanted to wait.
+                return self._lease(lease)
+        return now
+
+    async def renew(self, lease: str, *, hold_ms: int) -> LeaseView:
+        """Keep a lease for longer."""
+        self._lease(lease)
+        event = ev.GuestRenewed(at_ms=self._desk.clock.now_ms(), lease=lease, hold_ms=hold_ms)
+        await self._desk.shell.tell(event)
+        return self._lease(lease)
+
+    async def release(self, lease: str) -> None:
+        """Give a lease back."""
+        known = self._lease(lease)
+        if known.state in (ef.GuestState.GRANTED, ef.GuestState.WAITING):
+            await self._desk.shell.tell(ev.GuestReleased(at_ms=self._desk.clock.now_ms(), lease=lease))
+        self._desk.guests.pop(lease, None)
+
+    def _lease(self, lease: str) -> LeaseView:
+        try:
+            return self._desk.news.leases[lease]
+        except KeyError:
+            raise ClientError(
+                f"There is no lease {lease}.", remedy="Negotiate a new one.", code="unknown_lease"
+            ) from None
+
+    # --- the server
+
+    def events(self, *, after: int = -1) -> AsyncIterator[EventItem]:
+        """Events from now on, or replayed from the one after this id."""
+        return self._desk.news.events.listen(after)
+
+    def health(self) -> HealthView:
+        """The server's own state."""
+        return self._desk.showroom.health()
+
+    def metrics(self) -> MetricsView:
+        """Counters and gauges."""
+        return self._desk.showroom.metrics()
+
+    async def reload(self) -> ReloadView:
+        """Read the registry again."""
+        return await self._reload()
+
+
+def _check(order: JobOrder) -> None:
+    request = order.request
+    if not 1 <= order.count <= COUNT_MAX:
+        raise ClientError(
+            f"{order.count} images cannot be asked for at once.",
+            remedy=f"Ask for 1 to {COUNT_MAX}.",
+            code="bad_count",
+        )
+    if not (0 < request.width <= SIDE_MAX and 0 < request.height <= SIDE_MAX):
+        raise ClientError(
+            f"An image of {request.width} by {request.height} pixels cannot be made.",
+            remedy=f"A side has 1 to {SIDE_MAX} pixels.",
+            code="bad_size",
+        )
+    if not 1 <= request.steps <= STEPS_MAX:
+        raise ClientError(
+            f"{request.steps} steps cannot be made.",
+            remedy=f"Ask for 1 to {STEPS_MAX}.",
+            code="bad_steps",
+        )
+    init = order.init
+    if init is not None and (
+        (init.width, init.height) != (request.width, request.height)
+        or len(init.pixels) != init.width * init.height * 3
+    ):
+        raise ClientError(
+            "The given picture is not of the size that was asked for.",
+            remedy="Scale it to width and height of the request first.",
+            code="bad_init",
+        )

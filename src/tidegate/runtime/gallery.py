@@ -1,0 +1,133 @@
+"""The gallery: finished images with what is known about them, readable without the journal.
+
+    <state>/images/<id>.json   one per image; names the PNG object in the store
+
+Owns these files and the index of them in memory. Because each image stands for itself, a lost journal loses
+no picture. Methods that touch the disk block and are called on the `files` or `pictures` thread; the index
+is only replaced as a whole or by single items, so that the loop may read it at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tidegate.core.faults import ClientError
+from tidegate.runtime.store import FOLDER_MODE, Store
+from tidegate.runtime.views import ImageView
+from tidegate.wire import artifacts
+
+# Kept in memory, some 2 kB each. What is older stays on the disk and is found again when there is room.
+IMAGES_MAX: Final = 20_000
+# Images that a full disk did not take, a few megabytes each.
+UNSAVED_MAX: Final = 32
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """The contents of one JSON file."""
+
+    view: ImageView
+    png_sha256: str
+
+
+class Gallery:
+    """The images of one state folder."""
+
+    def __init__(self, state: Path, store: Store) -> None:
+        self._folder = state / "images"
+        self._store = store
+        self._cards: dict[str, Card] = {}
+        self._unsaved: dict[str, tuple[ImageView, bytes]] = {}
+
+    def open(self) -> list[str]:
+        """Read every image's file; return in words which of them are damaged."""
+        self._folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        found, damaged = [], []
+        for path in self._folder.glob("*.json"):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=Card))
+            except (OSError, msgspec.MsgspecError) as error:
+                damaged.append(f"The image file {path.name} cannot be read: {error}.")
+        found.sort(key=lambda card: card.view.created_at_ms)
+        self._cards = {card.view.id: card for card in found[-IMAGES_MAX:]}
+        return damaged
+
+    def add(self, view: ImageView, png: bytes) -> str:
+        """Keep an image; one of the same id is replaced. Returns why it is only in memory, or "".
+
+        What an earlier full disk did not take is tried again first.
+        """
+        self._unsaved[view.id] = (view, png)
+        trouble = ""
+        for image, (waiting, data) in tuple(self._unsaved.items()):
+            card = Card(view=waiting, png_sha256=hashlib.sha256(data).hexdigest())
+            self._cards.pop(image, None)
+            self._cards[image] = card
+            try:
+                self._store.put(data)
+                artifacts.write_atomically(self._folder / f"{image}.json", msgspec.json.encode(card))
+            except OSError as error:
+                trouble = f"Images cannot be saved: {error.strerror}. They are kept in memory for now."
+                continue
+            del self._unsaved[image]
+        while len(self._unsaved) > UNSAVED_MAX:
+            del self._unsaved[next(iter(self._unsaved))]
+        if len(self._cards) > IMAGES_MAX:
+            del self._cards[next(iter(self._cards))]
+        return trouble
+
+    def page(self, *, count_max: int, before: str) -> tuple[ImageView, ...]:
+        """The youngest images first, beginning after `before`."""
+        views = [card.view for card in reversed(self._cards.values())]
+        if before:
+            names = [view.id for view in views]
+            views = views[names.index(before) + 1 :] if before in names else []
+        return tuple(views[:count_max])
+
+    def has(self, image: str) -> bool:
+        """Whether the image is there."""
+        return image in self._cards
+
+    def view(self, image: str) -> ImageView:
+        """One image. Raises ClientError `unknown_image`."""
+        return self._card(image).view
+
+    def png(self, image: str) -> bytes:
+        """The PNG file of an image. Raises ClientError."""
+        path = self._store.path(self._card(image).png_sha256)
+        if image in self._unsaved:
+            return self._unsaved[image][1]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ClientError(
+                f"The file of the image {image} cannot be read: {error.strerror}.",
+                remedy="It was removed from outside; make the image again from its recipe.",
+                code="unknown_image",
+            ) from error
+
+    def delete(self, image: str) -> None:
+        """Remove an image. Raises ClientError and OSError."""
+        card = self._card(image)
+        self._unsaved.pop(image, None)
+        (self._folder / f"{image}.json").unlink(missing_ok=True)
+        del self._cards[image]
+        if not any(other.png_sha256 == card.png_sha256 for other in self._cards.values()):
+            with contextlib.suppress(OSError):  # the sweep at the next start takes it
+                self._store.path(card.png_sha256).unlink(missing_ok=True)
+
+    def objects(self) -> set[str]:
+        """Every object that an image needs."""
+        return {card.png_sha256 for card in self._cards.values()}
+
+    def _card(self, image: str) -> Card:
+        try:
+            return self._cards[image]
+        except KeyError:
+            raise ClientError(
+                f"There is no image {image}.", remedy="GET /api/images lists them.", code="unknown_image"
+            ) from None

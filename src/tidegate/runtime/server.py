@@ -1,0 +1,374 @@
+"""The server: all parts put together, started in order and ended in order.
+
+    lock -> journal, gallery -> predictor process, registry -> core (resumed) -> telemetry -> mailbox
+
+Owns the assembly and the one task group under which everything runs. What clients ask is answered by
+`frontdesk`; `serving` is the way in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegate.core import events as ev
+from tidegate.core.arbiter import Arbiter
+from tidegate.core.faults import ClientError, WorkerError
+from tidegate.core.house import House
+from tidegate.core.worker import PREDICTOR, WorkerKind
+from tidegate.runtime import premises, registry, restart, whatif
+from tidegate.runtime.cards.device import parse_device
+from tidegate.runtime.cards.virtual import VirtualCard
+from tidegate.runtime.clock import Clock
+from tidegate.runtime.conversation import Gone
+from tidegate.runtime.darkroom import Darkroom, kept_by
+from tidegate.runtime.exhibits import Showroom
+from tidegate.runtime.frontdesk import Desk, FrontDesk
+from tidegate.runtime.gallery import Gallery
+from tidegate.runtime.jobbook import JobBook
+from tidegate.runtime.journal.journal import Journal
+from tidegate.runtime.journal.records import Record
+from tidegate.runtime.journal.recovery import Recovered
+from tidegate.runtime.lock import Lock
+from tidegate.runtime.newsroom import Newsroom
+from tidegate.runtime.performer import Performer
+from tidegate.runtime.predictor import Predictor
+from tidegate.runtime.prefetch import Prefetch
+from tidegate.runtime.settings import Settings
+from tidegate.runtime.settings_file import state_folder_of
+from tidegate.runtime.shell import Shell
+from tidegate.runtime.store import FOLDER_MODE, Store
+from tidegate.runtime.supervisor import Process, Supervisor
+from tidegate.runtime.telemetry import Telemetry
+from tidegate.runtime.threads import Threads, on
+from tidegate.runtime.views import ReloadView
+from tidegate.wire import messages
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ground:
+    """What stands before the first process is started."""
+
+    state: Path
+    lock: Lock
+    store: Store
+    gallery: Gallery
+    journal: Journal
+    found: Recovered
+    virtual: VirtualCard | None
+    models: registry.Registry
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """What the engine and the machine said about themselves."""
+
+    place: premises.Premises
+    predictor: Predictor
+    models: registry.Registry
+    house: House
+
+
+class Server:
+    """One running server. Made by `serving`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clock = Clock()
+        self._threads = Threads()
+        self._trouble: dict[str, str] = {}
+        self._loop = asyncio.get_running_loop()
+        self._closing = contextlib.ExitStack()
+        self._book = JobBook()
+        self._news = Newsroom(self._book, self._clock)
+        self._guests: dict[str, int] = {}
+        self._supervisor: Supervisor | None = None
+        self._shell: Shell | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[FrontDesk]:
+        """Start everything, hand out the gate, and end everything again."""
+        try:
+            ground = await on(self._threads.files, self._founded)
+            self._closing.callback(ground.lock.release)
+            # Closed after telemetry, which is put on this stack later, and before the lock is let go.
+            self._closing.callback(ground.journal.close)
+            async with asyncio.TaskGroup() as group:
+                try:
+                    yield await self._assembled(ground, group)
+                finally:
+                    await self._stop()
+        finally:
+            self._closing.close()
+            self._threads.close()
+
+    # --- before the first process
+
+    def _founded(self) -> _Ground:
+        """Make the state folder, lock it and read what is there. Blocks."""
+        state = state_folder_of(self._settings)
+        try:
+            state.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            state.chmod(FOLDER_MODE)
+            lock = premises.state_lock(state)
+        except OSError as error:
+            raise ClientError(
+                f"The state folder {state} cannot be used: {error.strerror}.",
+                remedy="Name another one with --state.",
+                code="bad_state_folder",
+            ) from error
+        try:
+            store = Store(state)
+            store.prepare()
+            gallery = Gallery(state, store)
+            problems = gallery.open()
+            journal = Journal(state, on_problem=self._journal_trouble)
+            found = journal.open()
+            virtual = premises.ledger_for(parse_device(self._settings.cards[0].device), state)
+            models = registry.gathered(self._settings)
+        except BaseException:
+            lock.release()
+            raise
+        return _Ground(
+            state=state,
+            lock=lock,
+            store=store,
+            gallery=gallery,
+            journal=journal,
+            found=found,
+            virtual=virtual,
+            models=models,
+            problems=problems + found.problems,
+        )
+
+    # --- assembly
+
+    async def _assembled(self, ground: _Ground, group: asyncio.TaskGroup) -> FrontDesk:
+        virtual = ground.virtual
+        supervisor = Supervisor(self._threads, ledger_path=str(virtual.path) if virtual else "")
+        self._supervisor = supervisor
+        supervisor.begin(group)
+        site = await self._surveyed(ground, supervisor)
+        self._book.restore(ground.found.jobs.values())
+        resumption = await on(
+            self._threads.files,
+            restart.resumed,
+            ground.found,
+            self._book,
+            house=site.house,
+            policy=self._settings.policy,
+            models=site.models,
+            engine_build=site.predictor.engine_build,
+            is_sound=ground.store.is_sound,
+            now_ms=self._clock.now_ms(),
+        )
+        darkroom = self._darkroom(ground, site)
+        tapes = kept_by([frame for _, frame in self._book.unfinished()])
+        await on(self._threads.files, ground.store.sweep, darkroom.objects(), tapes=tapes)
+        performer = Performer(
+            clock=self._clock,
+            supervisor=supervisor,
+            predictor=site.predictor,
+            darkroom=darkroom,
+            book=self._book,
+            news=self._news,
+            prefetch=Prefetch(self._threads, site.models),
+            device=site.place.engine_name,
+            post=self._post,
+        )
+        shell = Shell(
+            resumption.arbiter,
+            ground.journal,
+            perform=performer.perform,
+            records_of=performer.records_of,
+        )
+        self._shell = shell
+        self._begin(ground, site, group, performer, resumption)
+        return self._front_desk(ground, site, darkroom, supervisor, shell)
+
+    async def _surveyed(self, ground: _Ground, supervisor: Supervisor) -> _Site:
+        """Have the engine list its devices and open every model's headers."""
+        process = await _brought_up(supervisor)
+        seen = await process.talk.ask(messages.Survey(serial=0), messages.Surveyed)
+        place = await on(
+            self._threads.files,
+            premises.premises_for,
+            self._settings.cards[0],
+            virtual=ground.virtual,
+            seen=seen.devices,
+        )
+        self._closing.callback(place.close)
+        predictor = Predictor(
+            device=place.engine_name,
+            device_class=place.device_class,
+            engine_build=process.engine_build,
+            clock=self._clock,
+            known=ground.found.footprints,
+            post=self._post,
+        )
+        models = await predictor.surveyed(process, ground.models)
+        supervisor.put_aside(WorkerKind.PREDICTOR, process)
+        ram = await on(self._threads.files, premises.ram_for, self._settings.ram)
+        cards = (place.card,) if place.card else ()
+        house = House(ram=ram, cards=cards, image_models=models.image_models())
+        return _Site(place=place, predictor=predictor, models=models, house=house)
+
+    def _darkroom(self, ground: _Ground, site: _Site) -> Darkroom:
+        return Darkroom(
+            store=ground.store,
+            gallery=ground.gallery,
+            book=self._book,
+            models=site.models,
+            threads=self._threads,
+            clock=self._clock,
+            engine_build=site.predictor.engine_build,
+            device=site.place.engine_name,
+            embeddings=ground.found.embeddings,
+            embeddings_bytes_max=self._settings.keep.embeddings_bytes_max,
+            on_problem=self._storage_trouble,
+        )
+
+    def _begin(
+        self,
+        ground: _Ground,
+        site: _Site,
+        group: asyncio.TaskGroup,
+        performer: Performer,
+        resumption: restart.Resumption,
+    ) -> None:
+        """Let journal, telemetry and mailbox run, and tell the core what happened since it was saved."""
+        shell, supervisor = self._shell, self._supervisor
+        assert shell is not None and supervisor is not None, "they were made before"
+        telemetry = Telemetry(
+            site.place,
+            ram_total_bytes=site.house.ram.total_bytes,
+            clock=self._clock,
+            holders=self._holders,
+            report=self._from_thread,
+        )
+        self._closing.callback(telemetry.close)
+        self._closing.callback(performer.close)
+        performer.begin(group, telemetry)
+        replica = Arbiter.restored(resumption.arbiter.snapshot())
+        ground.journal.begin(replica, is_fresh=resumption.is_fresh)
+        if resumption.records:
+            ground.journal.append(None, resumption.records)
+        for event in resumption.events:
+            shell.post(event)
+        telemetry.begin()
+        self._tasks = [group.create_task(shell.run(), name="mailbox")]
+        supervisor.keep_standby(WorkerKind.IMAGE)
+        notices = (*ground.problems, *resumption.problems, site.place.notice)
+        for text in (notice for notice in notices if notice):
+            self._news.announce(text)
+
+    def _front_desk(
+        self, ground: _Ground, site: _Site, darkroom: Darkroom, supervisor: Supervisor, shell: Shell
+    ) -> FrontDesk:
+        showroom = Showroom(
+            clock=self._clock,
+            shell=shell,
+            premises=site.place,
+            supervisor=supervisor,
+            models_known=site.models,
+            book=self._book,
+            news=self._news,
+            engine_build=site.predictor.engine_build,
+            started_at_ms=self._clock.now_ms(),
+            trouble=self._trouble,
+        )
+        oracle = whatif.Oracle(
+            shell=shell,
+            predictor=site.predictor,
+            process=lambda: self._predicting(supervisor),
+            remember=lambda records: ground.journal.append(None, records),
+        )
+        desk = Desk(
+            clock=self._clock,
+            threads=self._threads,
+            shell=shell,
+            book=self._book,
+            news=self._news,
+            store=ground.store,
+            gallery=ground.gallery,
+            darkroom=darkroom,
+            prefetch=Prefetch(self._threads, site.models),
+            showroom=showroom,
+            oracle=oracle,
+            guests=self._guests,
+            models=site.models,
+        )
+        return FrontDesk(desk, reload=self._reload)
+
+    # --- while it runs
+
+    def _post(self, event: ev.Event, records: Sequence[Record] = ()) -> None:
+        assert self._shell is not None, "events come after the assembly"
+        self._shell.post(event, records)
+
+    def _from_thread(self, event: ev.Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody needs the sample any more
+            self._loop.call_soon_threadsafe(self._post, event)
+
+    def _holders(self) -> list[tuple[str, int, int]]:
+        assert self._supervisor is not None, "telemetry begins after the assembly"
+        workers = [
+            (name, number, process.pid) for name, (number, process) in self._supervisor.named().items()
+        ]
+        return workers + [(f"guest/{lease}", 0, pid) for lease, pid in self._guests.copy().items()]
+
+    def _predicting(self, supervisor: Supervisor) -> Process | None:
+        named = supervisor.named().get(PREDICTOR)
+        return named[1] if named else supervisor.standby(WorkerKind.PREDICTOR)
+
+    def _journal_trouble(self, text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # as above
+            self._loop.call_soon_threadsafe(self._note, "journal", text)
+
+    def _storage_trouble(self, text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # as above
+            self._loop.call_soon_threadsafe(self._note, "storage", text)
+
+    def _note(self, subject: str, text: str) -> None:
+        if self._trouble.get(subject, "") == text:
+            return
+        self._trouble[subject] = text
+        self._news.announce(text or "The journal can be written again.")
+
+    async def _reload(self) -> ReloadView:
+        raise ClientError(
+            "Settings cannot be changed while the server runs.",
+            remedy="Restart it: no job is lost.",
+            code="reload_unsupported",
+        )
+
+    async def _stop(self) -> None:
+        """End what runs; unfinished jobs go on at the next start."""
+        self._news.close()
+        if self._supervisor is not None:
+            await self._supervisor.close()
+        for task in self._tasks:
+            task.cancel()
+
+
+async def _brought_up(supervisor: Supervisor) -> Process:
+    try:
+        return await supervisor.bring_up(WorkerKind.PREDICTOR)
+    except Gone as error:
+        raise WorkerError(
+            "The engine could not be started: its process ended at once.",
+            remedy="Build the engine with `make setup`, and look at its last words with `tidegate doctor`.",
+            code="engine_unavailable",
+        ) from error
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[FrontDesk]:
+    """Run a server for as long as the block lasts. Raises Fault when it cannot begin."""
+    async with Server(settings).running() as desk:
+        yield desk

@@ -1,0 +1,200 @@
+"""The supervisor: processes of workers brought up, watched and ended, each with its name and incarnation.
+
+Owns live processes and the standby. It decides nothing: when to start, end and kill is told by the core's
+effects, and how a process ended is reported as it was seen. What a process is told to do is the business of
+`studio` and `predictor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tidegate.core.worker import WorkerKind
+from tidegate.runtime import children
+from tidegate.runtime.conversation import Conversation, Gone
+from tidegate.runtime.threads import Threads, on
+from tidegate.wire import messages
+
+MODULES: Final = {
+    WorkerKind.IMAGE: "tidegate.workers.image",
+    WorkerKind.PREDICTOR: "tidegate.workers.predictor",
+}
+# How long a process has to leave by itself when the server closes.
+_GOODBYE_MS: Final = 1_500
+
+
+@dataclass(slots=True, kw_only=True)
+class Process:
+    """One live process. `ended` is set when it was reaped."""
+
+    child: children.Child
+    talk: Conversation
+    ended: asyncio.Future[children.Ending]
+    pid: int
+    engine_build: str = ""
+    watch: int = -1
+
+
+class Supervisor:
+    """All processes of one server."""
+
+    def __init__(self, threads: Threads, *, ledger_path: str) -> None:
+        self._threads = threads
+        self._ledger_path = ledger_path
+        self._group: asyncio.TaskGroup | None = None
+        self._standby: dict[WorkerKind, Process] = {}
+        self._all: set[int] = set()
+        self._live: dict[int, Process] = {}
+        self._named: dict[str, tuple[int, Process]] = {}
+        self.last_errors: dict[str, str] = {}
+        self.is_closing = False
+
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Use this task group for watching."""
+        self._group = group
+
+    async def bring_up(self, kind: WorkerKind) -> Process:
+        """Start a process and wait until its engine is imported and the virtual card attached.
+
+        Raises `Gone` when it ended before.
+        """
+        process = await self._spawned(kind)
+        try:
+            hello = await process.talk.hello()
+            process.engine_build = hello.engine_build
+            if self._ledger_path:
+                survey = messages.Survey(serial=0, ledger_path=self._ledger_path)
+                await process.talk.ask(survey, messages.Surveyed)
+        except Gone:
+            await asyncio.shield(process.ended)
+            raise
+        return process
+
+    async def start(
+        self, worker: str, incarnation: int, *, kind: WorkerKind, on_exit: Callable[[children.Ending], None]
+    ) -> Process | None:
+        """Give a worker its process, the standby where there is one; None when it could not be brought up.
+
+        `on_exit` is called once, whatever happens.
+        """
+        process = self._standby.pop(kind, None)
+        try:
+            if process is None or not process.talk.is_open:
+                process = await self.bring_up(kind)
+        except (Gone, OSError) as error:
+            self.last_errors[worker] = str(error)
+            on_exit(children.Ending(exit_code=127, signal_number=0, last_lines=()))
+            return None
+        self._named[worker] = (incarnation, process)
+        process.ended.add_done_callback(lambda done: self._left(worker, incarnation, done, on_exit))
+        return process
+
+    def keep_standby(self, kind: WorkerKind) -> None:
+        """Have a process of this kind wait, unless one does."""
+        waiting = self._standby.get(kind)
+        if not self.is_closing and (waiting is None or not waiting.talk.is_open):
+            self._standby.pop(kind, None)
+            self._spawn_task(self._wait_aside(kind))
+
+    def put_aside(self, kind: WorkerKind, process: Process) -> None:
+        """Let a process that is up wait as standby."""
+        self._standby[kind] = process
+
+    def standby(self, kind: WorkerKind) -> Process | None:
+        """The waiting process of a kind, if there is one."""
+        return self._standby.get(kind)
+
+    def process(self, worker: str, incarnation: int) -> Process | None:
+        """The live process of this incarnation, or None when it is gone."""
+        known = self._named.get(worker)
+        return known[1] if known and known[0] == incarnation else None
+
+    def named(self) -> dict[str, tuple[int, Process]]:
+        """Every worker that has a process, with its incarnation."""
+        return dict(self._named)
+
+    def signal(self, worker: str, incarnation: int, number: int) -> None:
+        """Send a signal to this incarnation; nothing happens when it is gone."""
+        process = self.process(worker, incarnation)
+        if process is not None:
+            process.child.signal(number)
+            process.child.signal(signal.SIGCONT)
+
+    async def close(self) -> None:
+        """End every process: politely first, then by TERM and KILL within their bounds."""
+        self.is_closing = True
+        self._standby.clear()
+        processes = list(self._live.values())
+        for process in processes:
+            process.talk.say_goodbye()
+        ends = [process.ended for process in processes]
+        if ends:
+            await asyncio.wait(ends, timeout=_GOODBYE_MS / 1000)
+        for process in processes:
+            if not process.ended.done():
+                process.child.signal(signal.SIGKILL)
+                process.child.signal(signal.SIGCONT)
+        if ends:
+            await asyncio.wait(ends)
+
+    async def _wait_aside(self, kind: WorkerKind) -> None:
+        try:
+            process = await self.bring_up(kind)
+        except (Gone, OSError) as error:
+            # The next worker is then started from nothing, and its end is reported like any other.
+            self.last_errors[f"standby/{kind}"] = str(error)
+            return
+        if kind in self._standby or self.is_closing:
+            process.talk.say_goodbye()
+        else:
+            self._standby[kind] = process
+
+    async def _spawned(self, kind: WorkerKind) -> Process:
+        child = await on(self._threads.processes, children.Child.spawn, MODULES[kind])
+        loop = asyncio.get_running_loop()
+        process = Process(child=child, talk=Conversation(child), ended=loop.create_future(), pid=child.pid)
+        process.watch = os.pidfd_open(child.pid)
+        self._live[child.pid] = process
+        loop.add_reader(process.watch, self._dying, process)
+        if self.is_closing:
+            process.talk.say_goodbye()
+        return process
+
+    def _dying(self, process: Process) -> None:
+        asyncio.get_running_loop().remove_reader(process.watch)
+        os.close(process.watch)
+        self._spawn_task(self._reap(process))
+
+    async def _reap(self, process: Process) -> None:
+        process.talk.drain()
+        process.talk.close()
+        ending = await on(self._threads.endings, process.child.finish)
+        self._live.pop(process.pid, None)
+        for kind, waiting in tuple(self._standby.items()):
+            if waiting is process:
+                del self._standby[kind]
+        process.ended.set_result(ending)
+
+    def _left(
+        self,
+        worker: str,
+        incarnation: int,
+        done: asyncio.Future[children.Ending],
+        on_exit: Callable[[children.Ending], None],
+    ) -> None:
+        ending = done.result()
+        if self._named.get(worker, (0, None))[0] == incarnation:
+            del self._named[worker]
+        if ending.signal_number or ending.exit_code:
+            said = next((line for line in reversed(ending.last_lines) if line.strip()), "")
+            self.last_errors[worker] = f"{ending.text()}: {said}" if said else ending.text()
+        on_exit(ending)
+
+    def _spawn_task(self, work: object) -> None:
+        assert self._group is not None and asyncio.iscoroutine(work), "the supervisor works in a task group"
+        self._group.create_task(work)
