@@ -17,8 +17,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Unfinished jobs of a test lie in its own folder, also for the programs that it starts."""
     folder = tmp_path / "state"
     monkeypatch.setenv(STATE_VARIABLE, str(folder))
-    # Threads that spin while they wait make an image three times slower on a machine that is busy otherwise.
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     return folder
 
 

@@ -70,7 +70,6 @@ def undisturbed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_STATE", str(folder / "state"))
-        patch.setenv("OMP_WAIT_POLICY", "passive")
         order = changed(order_for(tiny, folder / "out.png"), steps=STEPS)
         return oneshot.make(order, Recorder()).images[0].pixels_sha256
 

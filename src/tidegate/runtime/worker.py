@@ -8,6 +8,7 @@ decision about what to do then: that is `tidegate.core.image.ladder`. Neighbours
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ from tidegate.runtime import children
 from tidegate.wire import channel, frames, messages
 
 MODULE: Final = "tidegate.workers.image"
+# How often a thread of the engine looks again before it sleeps until the others are done. The library's own
+# 300,000 suit a machine that does nothing else; with two busy neighbours on two cores an image took eight
+# times as long as with this (41 s against 5.7 s of sampling). The user's own setting wins.
+SPIN_VARIABLE: Final = "GOMP_SPINCOUNT"
+SPIN_COUNT: Final = 10_000
 
 Answer = TypeVar("Answer", bound=messages.Message)
 OnProgress = Callable[[messages.Progress], None]
@@ -79,7 +85,12 @@ class ImageWorker:
         cls, *, patience: Patience | None = None, on_line: children.OnLine = children.unheard
     ) -> ImageWorker:
         """Spawn a worker and greet it. Raises `WorkerLost`."""
-        worker = cls(children.Child.spawn(MODULE, on_line=on_line), patience=patience or Patience())
+        worker = cls(
+            children.Child.spawn(
+                MODULE, environment={SPIN_VARIABLE: str(SPIN_COUNT), **os.environ}, on_line=on_line
+            ),
+            patience=patience or Patience(),
+        )
         hello = worker._answer(0, messages.Hello)
         if hello.version != messages.WIRE_VERSION:
             worker.end()
