@@ -57,7 +57,7 @@ Engine::Engine(Files files, Options options, const std::string& device, size_t g
     headers_     = no_headers_yet();
     // Opened dry on the CPU: whatever the card's state, reading headers must work.
     facts_device_   = std::make_unique<MeteredDevice>(cpu_device_, MeteredDevice::Mode::dry, 1);
-    facts_instance_ = Instance::open(files_, options_, {facts_device_.get(), facts_device_.get(), false, 0, false}, headers_);
+    facts_instance_ = Instance::open(files_, options_, {facts_device_.get(), facts_device_.get()}, headers_);
     facts_          = facts_instance_->facts();
 }
 
@@ -95,7 +95,8 @@ void Engine::load(Component component, Placement placement, int64_t budget_bytes
         loaded_.erase(present);
     }
     MeteredDevice* runtime = placement == Placement::cpu ? ram_.get() : card_.get();
-    const Seat seat{runtime, ram_.get(), placement == Placement::stream, budget_bytes, encoder};
+    const Seat seat{runtime, ram_.get(), placement == Placement::stream, budget_bytes, encoder,
+                    component == Component::text_encoder};
     auto instance = Instance::open(files_, options_, seat, headers_);
     instance->allocate(component);
     instance->read(component);
@@ -150,6 +151,23 @@ void Engine::check(const Request& request) const {
     facts_instance_->check(request);
 }
 
+// Embeddings of the right shapes, from a dry encode on the side. The last ones are kept: a plan asks for many
+// executions of one request.
+const Arrays& Engine::dry_embeddings(const Request& request) {
+    const auto same = [&](const Request& r) {
+        return r.prompt == request.prompt && r.negative == request.negative && r.cfg == request.cfg &&
+               r.clip_skip == request.clip_skip && r.width == request.width && r.height == request.height;
+    };
+    if (!dry_request_ || !same(*dry_request_)) {
+        MeteredDevice aside(cpu_device_, MeteredDevice::Mode::dry, 1);
+        auto encoder = Instance::open(files_, options_, {&aside, &aside, false, 0, false, true}, headers_);
+        encoder->allocate(Component::text_encoder);
+        dry_embeddings_ = encoder->encode(request);
+        dry_request_    = request;
+    }
+    return dry_embeddings_;
+}
+
 Footprint Engine::predict(Stage stage, const Request& request, Placement placement, int tile, int64_t budget_bytes) {
     std::lock_guard<std::mutex> lock(engine_lock());
     const Component component = component_of(stage);
@@ -158,10 +176,11 @@ Footprint Engine::predict(Stage stage, const Request& request, Placement placeme
     MeteredDevice card(card_device_, MeteredDevice::Mode::dry, granularity_of(card_device_));
     MeteredDevice ram(cpu_device_, MeteredDevice::Mode::dry, 1);
     MeteredDevice& runtime = on_cpu ? ram : card;
-    Seat seat{&runtime, &ram, placement == Placement::stream, budget_bytes, stage == Stage::encode_image};
+    const Seat seat{&runtime, &ram, placement == Placement::stream, budget_bytes, stage == Stage::encode_image,
+                    component == Component::text_encoder};
 
     Request one_step = request;
-    one_step.steps   = stage == Stage::denoise ? 1 : request.steps;  // every step needs the same
+    one_step.steps   = 1;  // every step needs the same
     int64_t weights  = 0;
     {
         auto instance = Instance::open(files_, options_, seat, headers_);
@@ -176,15 +195,7 @@ Footprint Engine::predict(Stage stage, const Request& request, Placement placeme
                 instance->encode_image(one_step, grey, tile, {});
                 break;
             }
-            case Stage::denoise: {
-                // The shapes of the embeddings come from a dry encode on the side.
-                MeteredDevice aside(cpu_device_, MeteredDevice::Mode::dry, 1);
-                auto encoder = Instance::open(files_, options_, {&aside, &aside, false, 0, false}, headers_);
-                encoder->allocate(Component::text_encoder);
-                const Arrays embeddings = encoder->encode(one_step);
-                instance->denoise(one_step, embeddings, nullptr, "", {});
-                break;
-            }
+            case Stage::denoise: instance->denoise(one_step, dry_embeddings(one_step), nullptr, "", {}); break;
         }
     }
     Footprint footprint;

@@ -57,6 +57,7 @@ private:
         std::unique_ptr<Instance> instance;
     };
 
+    const Arrays& dry_embeddings(const Request& request);
     Instance& ready(Component component, bool encoder);
     void demand_component(Component component) const;
     size_t granularity_of(ggml_backend_dev_t device) const;
@@ -74,6 +75,8 @@ private:
     std::unique_ptr<Instance> facts_instance_;
     ModelFacts facts_;
     std::map<Component, Loaded> loaded_;
+    std::optional<Request> dry_request_;
+    Arrays dry_embeddings_;
 };
 
 // The engine keeps process-wide state (callbacks, the hooks' scope): one call at a time, whoever calls.

@@ -24,6 +24,7 @@ struct Seat {
     bool stream            = false;    // weights rest in RAM and visit the device
     int64_t budget_bytes   = 0;        // stream: aim of the engine's segments; 0 = the whole component at once
     bool vae_encoder       = false;    // open the VAE's encoder too
+    bool text_encoder      = false;    // open the text encoder; it takes longest and only its own stage needs it
 };
 
 class Instance {

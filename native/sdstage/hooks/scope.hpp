@@ -14,6 +14,7 @@ struct Scope {
     MeteredDevice* runtime = nullptr;  // where graphs run
     MeteredDevice* ram     = nullptr;  // where the engine keeps weights it streams
     bool defer_weights     = false;    // opening headers only
+    bool text_encoder      = false;    // the text encoder is the component that is opened
     size_t non_finite      = 0;        // outputs that held a NaN or an infinity
 };
 

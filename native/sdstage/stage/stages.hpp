@@ -49,9 +49,10 @@ class StagedInstance : public Instance {
 public:
     StagedInstance(const Files& files, const Options& options, const Seat& seat, std::shared_ptr<ParsedHeaders> headers)
         : files_(files), options_(options), headers_(std::move(headers)) {
-        scope_.runtime = seat.runtime;
-        scope_.ram     = seat.ram;
-        context_.sd    = &engine_;
+        scope_.runtime      = seat.runtime;
+        scope_.ram          = seat.ram;
+        scope_.text_encoder = seat.text_encoder;
+        context_.sd         = &engine_;
     }
 
     const Files& files() const { return files_; }
