@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any  # what JSON and keyword arguments carry
 
 # What every script starts with. `say` hands a value to the test and waits until it has been read.
 PRELUDE = """
@@ -45,7 +45,7 @@ class EngineProcess:
     it.
     """
 
-    def __init__(self, script: str, **arguments: Any) -> None:  # Any: whatever JSON can carry
+    def __init__(self, script: str, **arguments: Any) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + script, json.dumps(arguments)],
             stdin=subprocess.PIPE,
@@ -69,7 +69,7 @@ class EngineProcess:
             assert pipe is not None
             pipe.close()
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # Any: the script decides what it says
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         assert self.process.stdout is not None
         assert self.process.stdin is not None
         for line in self.process.stdout:
@@ -83,7 +83,7 @@ class EngineProcess:
         status = self.process.wait()
         assert status == 0, f"the engine process ended with {status}:\n{errors}"
 
-    def only(self) -> dict[str, Any]:  # Any: as above
+    def only(self) -> dict[str, Any]:
         """The one thing the script says."""
         said = list(self)
         assert len(said) == 1, said
@@ -95,7 +95,7 @@ def tiny_files(folder: Path) -> dict[str, str]:
     return {"model": str(folder / "sd1-tiny.safetensors"), "taesd": str(folder / "taesd.safetensors")}
 
 
-SMALL: dict[str, Any] = {  # Any: keyword arguments of sdstage.Request
+SMALL: dict[str, Any] = {
     "prompt": "a lighthouse at dusk",
     "negative": "blurry",
     "width": 64,

@@ -13,20 +13,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any  # what JSON and keyword arguments carry
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
-sys.path[:0] = [str(HERE.parent), str(TREE / "tests")]
+from table import write_page
+from tidegate_engines import program
 
-from table import write_page  # noqa: E402
-from tidegate_engines import program  # noqa: E402
-
-from engine_process import EngineProcess  # noqa: E402 - the room beside this one
+from engine_process import EngineProcess
 
 PAIRS = 5
 RATIO_MAX = 1.02
-REQUEST: dict[str, Any] = {  # Any: JSON for sdstage.Request
+REQUEST: dict[str, Any] = {
     "prompt": "a lighthouse at dusk",
     "width": 128,
     "height": 128,

@@ -11,17 +11,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any  # what JSON and keyword arguments carry
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
-sys.path[:0] = [str(HERE.parent), str(TREE / "tests")]
+from table import write_page
 
-from table import write_page  # noqa: E402
-
-from engine_process import EngineProcess, tiny_files  # noqa: E402 - the room beside this one
-from tidegate.core.quantity import GIB, MIB  # noqa: E402
-from tidegate.runtime.cards.virtual import VirtualCard, VirtualSpec  # noqa: E402
+from engine_process import EngineProcess, tiny_files
+from tidegate.core.quantity import GIB, MIB
+from tidegate.runtime.cards.virtual import VirtualCard, VirtualSpec
 
 OBSERVE = """
 model = open_checkpoint()
@@ -79,7 +77,7 @@ def observed_rows(name: str, files: dict[str, str], side: int) -> list[list[str]
         "prompt": "a lighthouse",
         "width": side,
         "height": side,
-    }  # Any: JSON for Request
+    }
     with tempfile.TemporaryDirectory() as folder:
         spec = VirtualSpec(capacity_bytes=20 * GIB)
         with (

@@ -1,8 +1,8 @@
 """Native engines of tidegate: `sdstage`, stable-diffusion.cpp in stages with the virtual card inside.
 
-Owns nothing but the name: the module is compiled (its API is documented in sdstage.pyi), and programs that tests and
-benchmarks compare with lie in `bin/`. Importing this package touches no device. Never import it in a process that also
-uses llama.cpp: each brings a ggml of its own version.
+Owns nothing but the name: the module is compiled (its API is documented in sdstage.pyi), and programs that
+tests and benchmarks compare with lie in `bin/`. Importing this package touches no device. Never import it in
+a process that also uses llama.cpp: each brings a ggml of its own version.
 """
 
 from __future__ import annotations

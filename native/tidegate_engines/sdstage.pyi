@@ -1,11 +1,11 @@
-"""stable-diffusion.cpp in stages: encode, denoise, decode, each on the device it is told, counted to the byte.
+"""stable-diffusion.cpp in stages: encode, denoise, decode; each where it is told, counted to the byte.
 
-Shapes are NumPy shapes, slowest axis first; pixels are uint8 (height, width, 3); latents float32 (1, channels, height,
-width), `latent_shape` tells which. Bytes are bytes. Every call releases the GIL; calls into one process are carried out
-one at a time, because the engine keeps process-wide state.
+Shapes are NumPy shapes, slowest axis first; pixels are uint8 (height, width, 3); latents float32 (1,
+channels, height, width), `latent_shape` tells which. Bytes are bytes. Every call releases the GIL; calls into
+one process are carried out one at a time, because the engine keeps process-wide state.
 
-A component (`text_encoder`, `diffusion`, `vae`) rests at a placement: `card`, `cpu`, or `stream` (weights in RAM,
-visiting the card in pieces that aim at `budget_bytes`; 0 = the whole component for each computation).
+A component (`text_encoder`, `diffusion`, `vae`) rests at a placement: `card`, `cpu`, or `stream` (weights in
+RAM, visiting the card in pieces that aim at `budget_bytes`; 0 = the whole component for each computation).
 """
 
 from collections.abc import Callable, Mapping
@@ -108,8 +108,8 @@ class Request:
 class Footprint:
     """What a stage needs, counted on a dry run of the engine's own code.
 
-    Each allocation is rounded up to the card's granularity. Not in it: the device context of the process and the
-    device's scratch pool, which the card descriptor knows.
+    Each allocation is rounded up to the card's granularity. Not in it: the device context of the process and
+    the device's scratch pool, which the card descriptor knows.
     """
 
     @property
@@ -126,8 +126,8 @@ class Checkpoint:
 
     files: paths by kind: model, diffusion_model, clip_l, clip_g, t5xxl, llm, vae, taesd.
     prediction: "eps" or "v" for SD 2.x, whose files do not say; empty otherwise.
-    granularity_bytes: what the card rounds allocations up to; 0 asks a virtual card and takes 2 MiB for a real one.
-    Raises InvalidModel, InvalidRequest (unknown device or option), Unsupported (a family by name).
+    granularity_bytes: what the card rounds allocations up to; 0 asks a virtual card, takes 2 MiB for a real
+    one. Raises InvalidModel, InvalidRequest (unknown device or option), Unsupported (a family by name).
     """
 
     def __init__(
@@ -169,14 +169,14 @@ class Checkpoint:
         encoder: with the VAE, its encoder too (image to image). Raises OutOfMemory, InvalidModel.
         """
     def release(self, component: ComponentName) -> None:
-        """Frees weights, compute buffers, the backend and its scratch pool. Nothing happens if it is not loaded."""
+        """Frees weights, compute buffers, the backend and its pool. Nothing happens if it is not loaded."""
     def loaded(self) -> dict[ComponentName, PlacementName]: ...
     def encode(self, request: Request) -> Embeddings:
-        """Prompt and negative prompt to named arrays ("cond.c_crossattn", ...): all that denoise needs of them."""
+        """Prompts to named arrays ("cond.c_crossattn", ...): all that denoise needs of them."""
     def encode_image(
         self, request: Request, rgb: NDArray[np.uint8], *, tile: int = 0, progress: Progress | None = None
     ) -> NDArray[np.float32]:
-        """Pixels (scaled to the request's size) to a latent; random, by the request's seed. tile in latent pixels."""
+        """Pixels (scaled to the request's size) to a latent, random by its seed. tile in latent pixels."""
     def denoise(
         self,
         request: Request,
@@ -186,10 +186,10 @@ class Checkpoint:
         tape: str = "",
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
-        """Samples a latent. tape: a file whose records are replayed, then continued; bit-identical after any crash.
+        """Samples a latent. tape: a file that is replayed, then continued: bit-identical after any crash.
 
-        progress(step, steps, preview) is called between steps; preview is a small projection, or None at step 0.
-        Raises Cancelled when it returns False.
+        progress(step, steps, preview) is called between steps; preview is a small projection, or None at step
+        0. Raises Cancelled when it returns False.
         """
     def decode(
         self,
@@ -216,11 +216,12 @@ class Checkpoint:
 
 def devices() -> list[Device]: ...
 def attach_virtual_card(ledger_path: str) -> list[str]:
-    """Registers the cards of an existing ledger and returns their device names. Once per process, before a Checkpoint."""
+    """Registers the cards of an existing ledger; their device names. Once per process, before a
+    Checkpoint."""
 
 def vcard_build_id() -> str: ...
 def engine_build() -> str:
-    """Sources, ggml version and build flags: part of every fingerprint, because results may differ between builds."""
+    """Sources, ggml version and flags: part of every fingerprint, as results may differ between builds."""
 
 def samplers() -> list[str]: ...
 def schedulers() -> list[str]: ...

@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any  # what JSON and keyword arguments carry
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def files_of(family: str, folder: Path) -> dict[str, str]:
     return tiny_files(folder) if family == "sd1-tiny" else {"model": str(folder / f"{family}.safetensors")}
 
 
-def cases() -> list[Any]:  # Any: pytest.param has no public type
+def cases() -> list[Any]:
     tiny = [
         ("sd1-tiny", sampler, init) for sampler in ("euler", "euler_a", "dpm++2m") for init in (False, True)
     ]
