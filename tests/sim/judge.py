@@ -29,6 +29,7 @@ class JobRecord:
 
     at_ms: int
     priority: int
+    kind: tuple[str, int]  # Model and size.
     left: list[Stage]
     started: bool = False
     finished: str = ""
@@ -59,6 +60,7 @@ class Judge:
     jobs: dict[str, JobRecord] = field(default_factory=dict)
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     answers: dict[str, ef.GuestState] = field(default_factory=dict)
+    one_at_a_time: bool = False  # There is one image worker, so that like jobs begin in their order.
     impossible: set[str] = field(
         default_factory=set
     )  # Jobs for which the machine is too small, as the world knows.
@@ -83,7 +85,9 @@ class Judge:
 
     def submitted(self, event: JobSubmitted) -> None:
         """A job came."""
-        self.jobs[event.job] = JobRecord(event.at_ms, event.priority, list(event.stages))
+        self.jobs[event.job] = JobRecord(
+            event.at_ms, event.priority, (event.model, event.latent_height), list(event.stages)
+        )
 
     def stage_begins(self, effect: ef.RunStage) -> None:
         """Stages run in order, none twice after it was finished, and nobody is overtaken for ever."""
@@ -100,6 +104,8 @@ class Judge:
             waits = not other.started and not other.finished and name not in self.impossible
             if waits and other.at_ms < record.at_ms and other.priority >= record.priority:
                 other.overtaken_count += 1
+                alike = other.kind == record.kind and self.one_at_a_time
+                self.must(not alike, f"{name} was overtaken by {effect.job}, which is like it")
                 self.must(other.overtaken_count <= OVERTAKEN_MAX, f"{name} was overtaken too often")
 
     def stage_done(self, job: str) -> None:

@@ -120,6 +120,7 @@ class Studio:
         enough = effect.card_bytes >= truly.card_bytes and effect.ram_bytes >= truly.ram_bytes
         judge.must(enough, f"{effect.stage} of {effect.job} was granted less than was predicted for it")
         process.busy_with = f"{effect.job}#{effect.attempt}"
+        process.deadline_ms = effect.deadline_ms
         self._promise(process, effect, truly)
         amounts = {process.card: effect.card_bytes, RAM: effect.ram_bytes}
         judge.bytes_granted(f"running {effect.stage} of {effect.job} {effect.execution.text()}", **amounts)
@@ -235,6 +236,9 @@ class Studio:
     def _progress(self, process: Process, effect: ef.RunStage, running: str, *, step: int) -> None:
         if process.is_dead or process.busy_with != running:
             return
+        process.deadline_ms += (
+            self._world.now_ms
+        )  # The limit begins anew; how long it is, is the arbiter's affair.
         self._world.deliver(
             ev.StageProgressed(
                 at_ms=self._world.now_ms,

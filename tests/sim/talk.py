@@ -173,9 +173,12 @@ class Talk:
             return
         front = world.truth.processes.get(FRONT)
         state_bytes = world.workload.llms[effect.model].state_bytes
-        saves = front is not None and world.fits(front, card_bytes=0, ram_bytes=state_bytes)
-        if saves and front is not None:
-            front.parts[f"state/{effect.model}"] = Part(ram_actual=state_bytes)
+        if effect.ram_bytes and front is not None:
+            part = front.parts.setdefault(f"state/{effect.model}", Part())
+            part.ram_promised = max(part.ram_actual, state_bytes)
+            world.judge.bytes_granted(f"saving the state of {effect.model}", **{RAM: state_bytes})
+            if world.fits(front, card_bytes=0, ram_bytes=state_bytes - part.ram_actual):
+                part.ram_actual = state_bytes
         took_ms = world.chance.number("ebb", 5, 200)
 
         def reached() -> ev.Event:

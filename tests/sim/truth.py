@@ -36,6 +36,7 @@ class Process:
     is_dead: bool = False
     is_deaf: bool = False  # Hangs: answers nothing any more.
     busy_with: str = ""  # "<job>#<attempt>" while a stage runs.
+    deadline_ms: int = 0  # Until when the running stage may be silent.
     level: str = "cold"
     is_unseen: bool = False  # Its card shows nothing: what it frees stays its own until it ends.
     high_bytes: int = 0  # The most that it was ever promised on such a card.
@@ -66,6 +67,7 @@ class GuestTruth:
     card: str
     promised: int = 0
     actual: int = 0
+    expires_ms: int = 0
 
 
 @dataclass(slots=True)

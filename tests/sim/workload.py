@@ -112,7 +112,7 @@ def _llm(chance: Chance) -> LlmFootprint:
         weights_bytes=chance.number("weights", 1000, 5000) * MIB,
         kv_bytes=chance.number("kv", 100, 1200) * MIB,
         compute_bytes=chance.number("compute", 50, 300) * MIB,
-        state_bytes=chance.number("state", 10, 400) * MIB,
+        state_bytes=chance.number("state", 10, 1500) * MIB,
     )
 
 
@@ -127,7 +127,10 @@ def _faults(chance: Chance) -> Faults:
 
 def _acts(chance: Chance, house: House, llms: list[str]) -> tuple[Act, ...]:
     acts: list[Act] = []
-    for index in range(max(1, chance.number("jobs", 0, 3))):
+    jobs_count = max(1, chance.number("jobs", 0, 3))
+    if chance.happens("burst", 40):
+        jobs_count = 6
+    for index in range(jobs_count):
         acts += _job_acts(chance, f"job{index}", len(house.image_models))
     for index in range(chance.number("chats", 1, 2) if llms else 0):
         at_ms = chance.number("chat at", 0, ACTS_MS // 2)

@@ -53,6 +53,7 @@ class World:
         self.chance = Chance(workload.seed)
         self.truth = truth_of(workload.house)
         self.judge = Judge(self.truth)
+        self.judge.one_at_a_time = len(workload.house.cards) <= 1
         self.arbiter = Arbiter(workload.house)
         self.now_ms = 0
         self.counts = Counts()
@@ -201,14 +202,17 @@ class World:
         if process.is_dead:
             return
         self._gone(process)
-        self.later(
-            self.chance.number("reaped", 0, 30),
-            lambda: self.deliver(
+
+        def reaped() -> None:
+            self.deliver(
                 ev.WorkerExited(
                     at_ms=self.now_ms, worker=process.worker, incarnation=process.incarnation, signal=signal
                 )
-            ),
-        )
+            )
+
+        self.later(self.chance.number("reaped", 0, 30), reaped)
+        if self.fault("twice", "reaped", self.faults.die):
+            self.later(self.chance.number("reaped again", 100, 3_000), reaped)
 
     def _gone(self, process: Process) -> None:
         process.is_dead = True
@@ -369,6 +373,8 @@ class World:
         if process is None:
             return
         by_force = isinstance(effect, ef.KillWorker)
+        at_work = process.busy_with and not process.is_deaf and self.now_ms < process.deadline_ms
+        self.judge.must(by_force or not at_work, f"{effect.worker} is ended while it computes in good time")
         if not by_force and (process.is_deaf or self.fault("deaf", "term", self.faults.deaf)):
             return
         signal = 9 if by_force else 15
@@ -422,6 +428,8 @@ class World:
                 taken = effect.amount_bytes * self.chance.number("guest takes", 0, 100) // 100
                 room = self.truth.pools[guest.card].total_bytes - self.truth.actual(guest.card)
                 guest.actual = max(guest.actual, min(taken, room))
+                guest.expires_ms = effect.expires_ms
+                self.later(effect.expires_ms - self.now_ms + 10, lambda: self._must_have_left(effect.lease))
                 self.sample_soon(guest.card)
             case ef.GuestState.DENIED | ef.GuestState.ENDED:
                 guest.promised = 0
@@ -430,6 +438,10 @@ class World:
                 )
             case ef.GuestState.WAITING:
                 pass
+
+    def _must_have_left(self, lease: str) -> None:
+        late = self.truth.guests[lease].promised and self.truth.guests[lease].expires_ms + 10 <= self.now_ms
+        self.judge.must(not late, f"{lease} has expired and nobody noticed")
 
     def _guest_gives_back(self, lease: str) -> None:
         self.deliver(ev.GuestReleased(at_ms=self.now_ms, lease=lease))

@@ -154,8 +154,10 @@ class FinishJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetLevel:
-    """Bring a language model's worker to HOT, PARTIAL or WARM; for WARM requests are suspended and saved
-    first.
+    """Bring a language model's worker to HOT, PARTIAL or WARM.
+
+    For WARM, requests are suspended first, and their state is saved to at most `ram_bytes` of the front; with
+    0 it is dropped, and their histories are evaluated again.
     """
 
     model: str

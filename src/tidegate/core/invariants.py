@@ -93,6 +93,8 @@ def _check_jobs(state: State) -> None:
         queued = job.phase is JobPhase.QUEUED and job.name not in waiting
         _must(in_queue == queued, "A job is lost: neither queued nor bound.", state, subject=job.name)
         if job.run is not None:
+            loaded = state.ledger.find(job.run.worker, job.run.part) is not None
+            _must(loaded, "A stage runs without a lease for its component.", state, subject=job.name)
             owns = owners.get(job.name) == job.run.worker
             _must(owns, "A job runs on a worker that does not keep it.", state, subject=job.name)
 

@@ -1,4 +1,5 @@
-"""Snapshots: the state as plain data (dicts, lists, strings, numbers) and back, for the journal.
+"""Snapshots: the state, and single events, as plain data (dicts, lists, strings, numbers) and back, for the
+journal.
 
 Owns the packing of dataclasses, enums, tuples and dicts. Classes are named, so a snapshot can be read by
 people; unpacking knows exactly the classes that a state can hold and nothing else.
@@ -11,15 +12,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any  # Packed data is of any shape by nature.
 
-from tidegate.core import catalog, guest, house, lease, ledger, policy, pool, stage, state, story, worker
+from tidegate.core import (
+    catalog,
+    events,
+    guest,
+    house,
+    lease,
+    ledger,
+    policy,
+    pool,
+    stage,
+    state,
+    story,
+    worker,
+)
 from tidegate.core.image import failure, job
 from tidegate.core.llm import level, model, request, rhythm
 from tidegate.core.planner import filters, option, plan, prices, question, scores
 
 CLASS, ENUM, PAIRS, TUPLE = "class", "enum", "pairs", "tuple"
 _MODULES = (
-    catalog, failure, filters, guest, house, job, lease, ledger, level, model, option, plan, policy, pool,
-    prices, question, request, rhythm, scores, stage, state, story, worker,
+    catalog, events, failure, filters, guest, house, job, lease, ledger, level, model, option, plan, policy,
+    pool, prices, question, request, rhythm, scores, stage, state, story, worker,
 )  # fmt: skip
 
 

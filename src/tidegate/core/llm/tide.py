@@ -70,14 +70,15 @@ def _ebb(state: State, model: Model) -> None:
     worker = worker_of(state, model)
     model.to(Tide.EBBING, state.stories.of(model.name))
     front = state.workers[FRONT]
-    if _may_save(state, model) and saved_state(state, model) is None:
+    state_bytes = state.catalog.llms[model.name].state_bytes if _may_save(state, model) else 0
+    if state_bytes and saved_state(state, model) is None:
         lease = state.ledger.reserve(
             FRONT,
             state_part(model.name),
             incarnation=front.incarnation,
             card="",
             card_bytes=0,
-            ram_bytes=state.catalog.llms[model.name].state_bytes,
+            ram_bytes=state_bytes,
             at_ms=state.now_ms,
         )
         state.ledger.grant(lease, incarnation=front.incarnation, at_ms=state.now_ms)
@@ -94,7 +95,7 @@ def _ebb(state: State, model: Model) -> None:
             level=Level.WARM,
             layers_count=model.layers_count,
             card_bytes=0,
-            ram_bytes=0,
+            ram_bytes=state_bytes,
         )
     )
 
