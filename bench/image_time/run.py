@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any  # what JSON and keyword arguments carry
 
-HERE = Path(__file__).resolve().parent
-TREE = HERE.parent.parent
 from table import write_page
 from tidegate_engines import program
 
@@ -35,6 +33,9 @@ REQUEST: dict[str, Any] = {
 
 STAGED = """
 import time
+
+HERE = Path(__file__).resolve().parent
+TREE = HERE.parent.parent
 clock = time.monotonic
 model = open_checkpoint()
 wanted = request()

@@ -13,13 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import Any  # what JSON and keyword arguments carry
 
-HERE = Path(__file__).resolve().parent
-TREE = HERE.parent.parent
 from table import write_page
 
 from engine_process import EngineProcess, tiny_files
 from tidegate.core.quantity import GIB, MIB
 from tidegate.runtime.cards.virtual import VirtualCard, VirtualSpec
+
+HERE = Path(__file__).resolve().parent
+TREE = HERE.parent.parent
 
 OBSERVE = """
 model = open_checkpoint()
