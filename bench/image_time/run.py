@@ -20,6 +20,8 @@ from tidegate_engines import program
 
 from engine_process import EngineProcess
 
+HERE = Path(__file__).resolve().parent
+TREE = HERE.parent.parent
 PAIRS = 5
 RATIO_MAX = 1.02
 REQUEST: dict[str, Any] = {
@@ -33,9 +35,6 @@ REQUEST: dict[str, Any] = {
 
 STAGED = """
 import time
-
-HERE = Path(__file__).resolve().parent
-TREE = HERE.parent.parent
 clock = time.monotonic
 model = open_checkpoint()
 wanted = request()
