@@ -33,6 +33,7 @@ def test_a_new_card_is_empty_and_described(tmp_path: Path) -> None:
             granularity_bytes=2 * MIB,
             largest_allocation_bytes=0,
             context_bytes=300 * MIB,
+            pool_bytes=32 * MIB,
             link_bytes_per_second=12_000_000_000,
             unified=False,
             sight=Sight.PER_PROCESS,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from tidegate.core import house
 from tidegate.core.faults import ClientError
 from tidegate.core.quantity import MIB
+from tidegate.core.stage import Component
 from tidegate.runtime.cards import drm, nvml
 from tidegate.runtime.cards.descriptor import CardDescriptor, CardUse, Sight
 from tidegate.runtime.cards.device import CardApi, CpuDevice, Device, RealDevice, VirtualDevice, parse_device
@@ -151,25 +152,11 @@ def _readers(facts: DeviceFacts, closing: contextlib.ExitStack) -> Iterator[tupl
         closing.callback(opened.close)
         if facts.name.startswith(CardApi.CUDA.value) and index < opened.card_count():
             opened.use(index)  # The first look tells whether single processes are seen.
-            yield _named(opened.descriptor(index), facts.name), lambda: opened.use(index)
+            yield replace(opened.descriptor(index), device=facts.name), lambda: opened.use(index)
     cards = drm.find_cards()
     if index < len(cards) and not facts.name.startswith(CardApi.CUDA.value):
         card = cards[index]
         yield drm.describe(card, device=facts.name), lambda: drm.read_use(card)
-
-
-def _named(found: CardDescriptor, name: str) -> CardDescriptor:
-    return CardDescriptor(
-        device=name,
-        name=found.name,
-        total_bytes=found.total_bytes,
-        granularity_bytes=found.granularity_bytes,
-        largest_allocation_bytes=found.largest_allocation_bytes,
-        context_bytes=found.context_bytes,
-        link_bytes_per_second=found.link_bytes_per_second,
-        unified=found.unified,
-        sight=found.sight,
-    )
 
 
 _SIGHTS: Final = {
@@ -185,7 +172,8 @@ def _as_core(found: CardDescriptor, *, headroom_bytes: int) -> house.CardDescrip
         total_bytes=found.total_bytes,
         sight=_SIGHTS[found.sight],
         context_bytes=found.context_bytes,
-        headroom_bytes=headroom_bytes,
+        # A driver charges a pool to every component that computes, and nobody's dry run foresees it.
+        headroom_bytes=headroom_bytes + len(Component) * found.pool_bytes,
         allocation_max_bytes=found.largest_allocation_bytes,
         link_mib_per_s=found.link_bytes_per_second // MIB or LINK_MIB_PER_S,
         unified=found.unified,

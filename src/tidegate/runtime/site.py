@@ -89,13 +89,15 @@ class LedgerSight:
     def room(self, said: Said) -> Room:
         reading, descriptor = self._card.read().cards[0], self._card.descriptor()
         holding = self._holding(said.pid)
-        # Charged at a process's first stream, and foreseen by nobody's dry run.
+        # Both are charged by the driver and foreseen by no dry run: the context at a process's first stream, a
+        # pool when a component computes for the first time. A pool that is refused aborts the worker.
         has_context = holding is not None and holding.context_bytes > 0
+        headroom_bytes = descriptor.pool_bytes + (0 if has_context else descriptor.context_bytes)
         return Room(
             name=reading.name,
             total_bytes=reading.capacity_bytes,
             free_bytes=reading.free_bytes,
-            headroom_bytes=0 if has_context else descriptor.context_bytes,
+            headroom_bytes=headroom_bytes,
             allocation_max_bytes=descriptor.largest_allocation_bytes,
         )
 

@@ -27,7 +27,8 @@ class CardDescriptor:
     total_bytes: int
     granularity_bytes: int
     largest_allocation_bytes: int
-    context_bytes: int
+    context_bytes: int  # of a process, from its first use of the card to its end
+    pool_bytes: int  # scratch of each loaded component, from its first computation to its release
     link_bytes_per_second: int
     unified: bool
     sight: Sight

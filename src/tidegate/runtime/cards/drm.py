@@ -54,6 +54,7 @@ def describe(card: DrmCard, *, device: str) -> CardDescriptor:
         granularity_bytes=GRANULARITY_BYTES,
         largest_allocation_bytes=0,
         context_bytes=0,
+        pool_bytes=0,
         link_bytes_per_second=0,
         unified=False,
         sight=Sight.PER_CARD if card.used_known else Sight.OWN_LEDGER,

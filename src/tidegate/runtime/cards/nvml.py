@@ -61,6 +61,7 @@ class Nvml:
             granularity_bytes=GRANULARITY_BYTES,
             largest_allocation_bytes=0,
             context_bytes=0,
+            pool_bytes=0,
             link_bytes_per_second=self._link(handle),
             unified=False,
             sight=Sight.PER_PROCESS if self._sees_processes else Sight.PER_CARD,

@@ -223,6 +223,7 @@ class VirtualCard:
             granularity_bytes=taken.word(card_at(card, "granularity_bytes")),
             largest_allocation_bytes=taken.word(card_at(card, "largest_allocation_bytes")),
             context_bytes=taken.word(card_at(card, "context_bytes")),
+            pool_bytes=taken.word(card_at(card, "pool_bytes")),
             link_bytes_per_second=taken.word(card_at(card, "link_bytes_per_second")),
             unified=False,
             sight=Sight.PER_PROCESS,
