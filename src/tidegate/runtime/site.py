@@ -89,8 +89,8 @@ class LedgerSight:
     def room(self, said: Said) -> Room:
         reading, descriptor = self._card.read().cards[0], self._card.descriptor()
         holding = self._holding(said.pid)
-        # Both are charged by the driver and foreseen by no dry run: the context at a process's first stream, a
-        # pool when a component computes for the first time. A pool that is refused aborts the worker.
+        # Both are charged by the driver and foreseen by no dry run: the context at a process's first stream,
+        # a pool when a component computes for the first time. A pool that is refused aborts the worker.
         has_context = holding is not None and holding.context_bytes > 0
         headroom_bytes = descriptor.pool_bytes + (0 if has_context else descriptor.context_bytes)
         return Room(

@@ -5,7 +5,8 @@ pipeline: enumerate, filter, score, take the cheapest), `filters`, `scores`, `pl
 itself), `relay` (a whole image), `advice` (what a quantisation would buy), `prices` (priors until times were
 measured). Pure functions on frozen data; what is really free is known by `core/ledger` or by the caller.
 
-    facts = StageFacts(latent_height=64, latent_width=64, weights_bytes=vae_bytes, room_bytes=card.total_bytes)
+    facts = StageFacts(latent_height=64, latent_width=64, weights_bytes=vae_bytes,
+                       room_bytes=card.total_bytes)
     work = Work(latent_height=64, latent_width=64, steps_count=20)
     options = []
     for execution in candidates_for(Stage.DECODE, facts):        # best first, at most 64
@@ -16,7 +17,7 @@ measured). Pure functions on frozen data; what is really free is known by `core/
     plans = plan_image(relay)                                    # up front; CapacityError when no way exists
     question = StageQuestion(stage=Stage.DECODE, subject="image", card=card, ram=ram, options=tuple(options),
                              concessions=finished_components)
-    plan = climb(question, tried)                                # again at the boundary, with what is free then
+    plan = climb(question, tried)                                # again at the boundary, with what is free
     for release in plan.releases:
         child.release(release.component)
     run(plan.execution.placement, plan.execution.mode, plan.execution.tile, plan.execution.budget_bytes)
