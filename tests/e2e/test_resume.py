@@ -17,6 +17,7 @@ from PIL import Image
 import relay_process
 from relay_runs import Recorder, changed, order_for
 from tidegate.cli.main import EXIT_INTERRUPTED
+from tidegate.core.faults import ClientError
 from tidegate.core.stage import Stage
 from tidegate.runtime import oneshot
 from tidegate.runtime.order import ImageOrder
@@ -222,3 +223,23 @@ def test_without_any_place_to_save_an_image_is_made(
     assert listener.notices == [
         "Finished work cannot be saved: no such file or directory. A crash would cost it."
     ]
+
+
+def test_a_place_that_vanishes_costs_no_work(four: ImageOrder, undisturbed: str, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def vanish(stage: Stage) -> None:
+        if stage is Stage.DECODE:
+            place.rmdir()
+
+    with pytest.raises(ClientError) as told:
+        oneshot.make(replace(four, outputs=(place / "out.png",)), Recorder(on_stage=vanish))
+    assert str(told.value) == (
+        f"The image cannot be written to {place}/out.png: no such file or directory. "
+        "Choose another place with -o. What was finished is saved: the same command with --resume goes on "
+        "from there."
+    )
+    listener = Recorder()
+    report = oneshot.make(replace(four, resumes=True), listener)
+    assert stages_run(listener) == ["decode"] and report.images[0].pixels_sha256 == undisturbed

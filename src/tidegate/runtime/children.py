@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
+from tidegate.core.faults import WorkerError
 from tidegate.wire import channel, messages
 
 # Enough for a Python traceback or the backtrace that the engine prints before it aborts.
@@ -39,8 +40,10 @@ def unheard(_line: str) -> None:
     """Nobody listens; the last lines are kept all the same."""
 
 
-class Undead(Exception):
+class Undead(WorkerError):
     """A process did not end although it was killed; it hangs in the kernel, most likely in a driver."""
+
+    code = "undead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,10 @@ class Child:
             if ending := self.wait(patience_ms):
                 self._close()
                 return ending
-        raise Undead(f"process {self._process.pid} did not end although it was killed")
+        raise Undead(
+            f"Process {self._process.pid} did not end although it was killed.",
+            remedy="It hangs in a driver; only a restart of the machine removes it.",
+        )
 
     def finish(self, wait_ms: int = TERM_GRACE_MS) -> Ending:
         """Wait for a child that is ending by itself, and end it if it does not."""

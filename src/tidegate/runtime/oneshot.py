@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from typing import Final
 
 import msgspec
 
+from tidegate.core.faults import Fault
 from tidegate.core.stage import Stage
 from tidegate.runtime import png
 from tidegate.runtime.cards.device import Device, parse_device
@@ -22,6 +24,9 @@ from tidegate.runtime.report import ImageRecord, Report, execution_data
 from tidegate.runtime.site import Site
 from tidegate.runtime.workbench import Workbench
 from tidegate.runtime.worker import Patience
+
+RESUME: Final = "--resume"
+KEPT: Final = f"What was finished is saved: the same command with {RESUME} goes on from there."
 
 
 class Interrupted(Exception):
@@ -61,9 +66,11 @@ def _kept_safe(order: ImageOrder, bench: Workbench, listener: Listener) -> Repor
         report = _made(order, relay, bench)
     except KeyboardInterrupt:
         raise Interrupted(_saved_text(relay, folder)) from None
-    except BaseException:
+    except Fault as fault:
         if not folder.has_work:
             folder.remove()
+        elif folder.is_lasting and RESUME not in fault.remedy:
+            fault.remedy = f"{fault.remedy} {KEPT}".strip()
         raise
     else:
         folder.remove()

@@ -337,7 +337,6 @@ def _no_way(refusal: Refusal, tried: list[Attempt]) -> CapacityError | WorkerErr
     why = f"{last.failure.text()} {last.execution.text()}"
     return WorkerError(
         f"{refusal.stage} failed {len(tried)} times, at last because {why}.",
-        remedy="What was finished is saved: the same command with --resume goes on from there.",
         code="attempts_used_up",
     )
 
