@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 
 import tidegate
 from tidegate.api import metrics, pages, refusals
-from tidegate.api.desk import Desk
 from tidegate.api.door import Door, Rules
+from tidegate.api.lobby import Lobby
 from tidegate.api.native import gallery, guests, house, jobs
 from tidegate.api.openai import forms, images, models
 from tidegate.runtime.settings import Settings
@@ -29,17 +29,17 @@ _ABOUT: Final = (
 )
 
 
-def application(desk: Desk) -> ASGIApp:
+def application(lobby: Lobby) -> ASGIApp:
     """Everything, ready to be served."""
     app = routes()
-    app.state.desk = desk
-    app.state.metrics = metrics.registry_of(desk.gate)
-    door = Door(metrics.Counting(app, app.state.metrics), Rules.of(desk.settings.listen))
+    app.state.lobby = lobby
+    app.state.metrics = metrics.registry_of(lobby.gate)
+    door = Door(metrics.Counting(app, app.state.metrics), Rules.of(lobby.settings.listen))
 
     def follow(settings: Settings) -> None:
         door.rules = Rules.of(settings.listen)
 
-    desk.on_settings = follow
+    lobby.on_settings = follow
     return door
 
 

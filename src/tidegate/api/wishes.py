@@ -14,7 +14,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidegate.api.desk import Desk
+from tidegate.api.lobby import Lobby
 from tidegate.core.faults import ClientError
 from tidegate.runtime import pictures
 from tidegate.runtime.order import SEED_MAX
@@ -79,7 +79,7 @@ def request_of(
 
 
 async def order_of(
-    desk: Desk,
+    lobby: Lobby,
     request: ImageRequest,
     *,
     model: str,
@@ -89,7 +89,7 @@ async def order_of(
     picture: bytes | None = None,
 ) -> JobOrder:
     """The order, with the picture decoded. Raises ClientError for what is too large or unreadable."""
-    pixels_max = desk.settings.listen.pixels_max
+    pixels_max = lobby.settings.listen.pixels_max
     if request.width * request.height > pixels_max:
         raise ClientError(
             f"{request.width}x{request.height} is more than the {pixels_max} pixels that are made here.",
@@ -98,7 +98,7 @@ async def order_of(
         )
     init = None
     if picture is not None:
-        pixels = await desk.off_loop(
+        pixels = await lobby.off_loop(
             pictures.fitted, io.BytesIO(picture), request.width, request.height, pixels_max=pixels_max
         )
         init = Picture(width=request.width, height=request.height, pixels=pixels)

@@ -16,8 +16,14 @@ from typing import Final, NoReturn
 import typer
 
 from tidegate.cli.demo import demo
+from tidegate.cli.doctor import doctor
 from tidegate.cli.image import image
+from tidegate.cli.jobs import jobs
+from tidegate.cli.plan import plan
+from tidegate.cli.replay import replay
+from tidegate.cli.serve import serve
 from tidegate.cli.synth import synth
+from tidegate.cli.top import top
 from tidegate.core.faults import CapacityError, ClientError, WorkerError
 from tidegate.runtime.oneshot import Interrupted
 
@@ -36,9 +42,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(image)
-app.command()(demo)
-app.command()(synth)
+for command in (serve, image, demo, jobs, plan, top, doctor, replay, synth):
+    app.command()(command)
 
 
 @app.callback()

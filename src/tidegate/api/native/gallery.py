@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from tidegate.api.desk import GateHere
+from tidegate.api.lobby import GateHere
 from tidegate.api.native.envelope import documented
 from tidegate.api.native.schemas import Deleted, ImagesOut
 from tidegate.runtime.views import ImageView

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from tidegate.api.desk import GateHere
+from tidegate.api.lobby import GateHere
 from tidegate.api.native.envelope import Problem, documented
 from tidegate.api.native.schemas import Deleted, LeaseOut, LeaseRenewal, LeaseWish
 from tidegate.core.effects import GuestState
@@ -51,6 +51,7 @@ async def negotiate_vram(wish: LeaseWish, gate: GateHere) -> LeaseOut | JSONResp
             hold_ms=wish.hold_ms,
             wait_ms=wish.wait_ms,
             yields=wish.yields,
+            pid=wish.pid,
         )
     )
     return LeaseOut.of(view) if view.state is not GuestState.DENIED else _denied(wish, view)

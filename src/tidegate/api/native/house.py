@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from tidegate.api import sse
-from tidegate.api.desk import DeskHere, GateHere
+from tidegate.api.lobby import GateHere, LobbyHere
 from tidegate.api.native.envelope import documented
 from tidegate.runtime.gate import Gate
 from tidegate.runtime.views import ModelView, ReloadView, ResidencyView, VramView
@@ -60,9 +60,9 @@ async def get_residency(gate: GateHere) -> ResidencyView:
 
 
 @router.post("/api/reload", responses=documented())
-async def reload_settings(desk: DeskHere) -> ReloadView:
+async def reload_settings(lobby: LobbyHere) -> ReloadView:
     """Read settings and registry again without losing a job."""
-    return await desk.reload()
+    return await lobby.reload()
 
 
 @router.get(

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from tidegate.api import sse
-from tidegate.api.desk import Desk, DeskHere, GateHere, IdempotencyKey
+from tidegate.api.lobby import GateHere, IdempotencyKey, Lobby, LobbyHere
 from tidegate.api.native.envelope import documented
 from tidegate.api.native.schemas import ImagesOut, JobOut, JobRequest, JobsOut, StoryOut
 from tidegate.api.wishes import order_of, picture_bytes, request_of
@@ -35,13 +35,13 @@ JobId = Annotated[str, Path(max_length=100)]
     responses={200: {"model": JobOut, "description": "The key was known."}, **documented(404, 409, 429, 503)},
 )
 async def create_job(
-    wish: JobRequest, desk: DeskHere, response: Response, idempotency_key: IdempotencyKey = ""
+    wish: JobRequest, lobby: LobbyHere, response: Response, idempotency_key: IdempotencyKey = ""
 ) -> JobOut:
     """Accept a job. Once this answers, a crash of the server does not lose it."""
-    handle = await desk.gate.submit(await _order(desk, wish, idempotency_key))
+    handle = await lobby.gate.submit(await _order(lobby, wish, idempotency_key))
     response.status_code = 202 if handle.created else 200
     response.headers["Location"] = f"/api/jobs/{handle.id}"
-    return JobOut.of(desk.gate.job(handle.id))
+    return JobOut.of(lobby.gate.job(handle.id))
 
 
 @router.get("/api/jobs", responses=documented())
@@ -88,23 +88,23 @@ async def get_story(job: JobId, gate: GateHere) -> StoryOut:
     response_class=StreamingResponse,
     responses={200: {"content": {sse.MEDIA_TYPE: {}}, "description": "Events."}, **documented(404)},
 )
-async def watch_job(job: JobId, desk: DeskHere) -> StreamingResponse:
+async def watch_job(job: JobId, lobby: LobbyHere) -> StreamingResponse:
     """Progress, previews and notices of one job from now on; the last event is `end`."""
-    desk.gate.job(job)  # refuses an unknown one before the stream begins
-    return sse.stream(_feed(desk, job))
+    lobby.gate.job(job)  # refuses an unknown one before the stream begins
+    return sse.stream(_feed(lobby, job))
 
 
 @router.post("/api/plan", responses=documented(404, 409, 503))
-async def plan(wish: JobRequest, desk: DeskHere) -> PlanView:
+async def plan(wish: JobRequest, lobby: LobbyHere) -> PlanView:
     """What would be done with a job now, who would make room, and what a smaller model would change."""
-    return await desk.gate.plan(await _order(desk, wish, ""))
+    return await lobby.gate.plan(await _order(lobby, wish, ""))
 
 
-async def _order(desk: Desk, wish: JobRequest, idempotency_key: str) -> JobOrder:
-    defaults = desk.settings.defaults
+async def _order(lobby: Lobby, wish: JobRequest, idempotency_key: str) -> JobOrder:
+    defaults = lobby.settings.defaults
     size = (wish.width or defaults.width, wish.height or defaults.height)
     return await order_of(
-        desk,
+        lobby,
         request_of(wish.prompt, wish, negative=wish.negative, size=size, defaults=defaults),
         model=wish.model,
         count=wish.count,
@@ -114,8 +114,8 @@ async def _order(desk: Desk, wish: JobRequest, idempotency_key: str) -> JobOrder
     )
 
 
-async def _feed(desk: Desk, job: str) -> AsyncIterator[bytes]:
-    async with sse.heard(desk.gate.feed(job)) as feed:
+async def _feed(lobby: Lobby, job: str) -> AsyncIterator[bytes]:
+    async with sse.heard(lobby.gate.feed(job)) as feed:
         async for item in feed:
             data: dict[str, object] = {
                 "job": item.job,
@@ -125,17 +125,17 @@ async def _feed(desk: Desk, job: str) -> AsyncIterator[bytes]:
                 "steps_count": item.steps_count,
                 "text": item.text,
                 "image": item.image,
-                "preview": await _preview(desk, item),
+                "preview": await _preview(lobby, item),
             }
             yield sse.event(data, name=item.kind)
             if item.kind == "end":
                 return
 
 
-async def _preview(desk: Desk, item: FeedItem) -> str:
+async def _preview(lobby: Lobby, item: FeedItem) -> str:
     """A small PNG as base64, one pixel per latent cell; empty where there is none."""
     if not item.preview:
         return ""
     shape = (item.preview_width, item.preview_height)
-    png = await desk.off_loop(pictures.enlarged, item.preview, shape, shape, to=pictures.OutputFormat.PNG)
+    png = await lobby.off_loop(pictures.enlarged, item.preview, shape, shape, to=pictures.OutputFormat.PNG)
     return base64.b64encode(png).decode()

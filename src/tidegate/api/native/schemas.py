@@ -160,10 +160,11 @@ class LeaseWish(Body):
     hold_ms: int = Field(default=60_000, ge=1, le=86_400_000, description="Renew it to keep it longer.")
     wait_ms: int = Field(default=0, ge=0, le=3_600_000, description="0: answer now or refuse.")
     yields: bool = Field(default=False, description="Whether it can be asked back.")
+    pid: int = Field(default=0, ge=0, le=2**22, description="The process that will hold it, if known.")
 
 
 class LeaseOut(BaseModel):
-    """A lease. `asked_back` says why it should be released soon; empty when it may stay."""
+    """A lease. `expires_ms` is Unix time; `asked_back` says why it should be released soon, if it should."""
 
     lease: str
     state: GuestState

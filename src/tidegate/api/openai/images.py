@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 
 from tidegate.api import sse
-from tidegate.api.desk import Desk, DeskHere, IdempotencyKey
+from tidegate.api.lobby import IdempotencyKey, Lobby, LobbyHere
 from tidegate.api.openai import streams
 from tidegate.api.openai.envelope import documented
 from tidegate.api.openai.schemas import EditRequest, GenerationRequest, ImageData, ImagesAnswer, ImagesRequest
@@ -50,10 +50,10 @@ _FORM: Final = {
     responses={**_STREAMED, **documented(404, 409, 429, 503)},
 )
 async def generate_images(
-    wish: GenerationRequest, request: Request, desk: DeskHere, idempotency_key: IdempotencyKey = ""
+    wish: GenerationRequest, request: Request, lobby: LobbyHere, idempotency_key: IdempotencyKey = ""
 ) -> ImagesAnswer | Response:
     """Make images from a prompt."""
-    return await _made(wish, request, desk, key=idempotency_key, kind="image_generation")
+    return await _made(wish, request, lobby, key=idempotency_key, kind="image_generation")
 
 
 @router.post(
@@ -63,19 +63,19 @@ async def generate_images(
     openapi_extra=_FORM,
 )
 async def edit_images(
-    request: Request, desk: DeskHere, idempotency_key: IdempotencyKey = ""
+    request: Request, lobby: LobbyHere, idempotency_key: IdempotencyKey = ""
 ) -> ImagesAnswer | Response:
     """Make images from a picture and a prompt; `strength` says how much of it is redone."""
     wish, picture = await _form(request)
-    return await _made(wish, request, desk, key=idempotency_key, kind="image_edit", picture=picture)
+    return await _made(wish, request, lobby, key=idempotency_key, kind="image_edit", picture=picture)
 
 
 async def _made(
-    wish: ImagesRequest, request: Request, desk: Desk, *, key: str, kind: str, picture: bytes | None = None
+    wish: ImagesRequest, request: Request, lobby: Lobby, *, key: str, kind: str, picture: bytes | None = None
 ) -> ImagesAnswer | Response:
-    defaults = desk.settings.defaults
+    defaults = lobby.settings.defaults
     order = await order_of(
-        desk,
+        lobby,
         request_of(wish.prompt, wish, negative=wish.negative_prompt, size=wish.pixels, defaults=defaults),
         model=wish.model,
         count=wish.n or 1,
@@ -83,29 +83,29 @@ async def _made(
         idempotency_key=key,
         picture=picture,
     )
-    handle = await desk.gate.submit(order)
+    handle = await lobby.gate.submit(order)
     if wish.stream:
-        events = streams.events(desk, handle.id, wish=wish, kind=kind, keeps=bool(key))
+        events = streams.events(lobby, handle.id, wish=wish, kind=kind, keeps=bool(key))
         return sse.stream(events)
     try:
-        view = await unless_gone(request, desk.gate.ended(handle.id))
+        view = await unless_gone(request, lobby.gate.ended(handle.id))
     except Gone:
         if not key:
-            await desk.gate.cancel(handle.id)
+            await lobby.gate.cancel(handle.id)
         return Response(status_code=CLIENT_CLOSED)
     streams.check_done(view)
-    return await _answer(desk, view, wish, base=str(request.base_url))
+    return await _answer(lobby, view, wish, base=str(request.base_url))
 
 
-async def _answer(desk: Desk, view: JobView, wish: ImagesRequest, *, base: str) -> ImagesAnswer:
+async def _answer(lobby: Lobby, view: JobView, wish: ImagesRequest, *, base: str) -> ImagesAnswer:
     data = []
     for state in view.images:
         url = b64 = None
         if wish.response_format == "url":
             url = f"{base}api/images/{state.image}"
         else:
-            png = await desk.gate.image_png(state.image)
-            file = await desk.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
+            png = await lobby.gate.image_png(state.image)
+            file = await lobby.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
             b64 = base64.b64encode(file).decode()
         data.append(ImageData(b64_json=b64, url=url, seed=state.seed, image=state.image))
     return ImagesAnswer(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from tidegate.api.desk import GateHere
+from tidegate.api.lobby import GateHere
 from tidegate.api.openai.envelope import documented
 from tidegate.core.faults import ClientError
 

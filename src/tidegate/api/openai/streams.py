@@ -10,7 +10,7 @@ import base64
 from collections.abc import AsyncIterator
 
 from tidegate.api import sse
-from tidegate.api.desk import Desk
+from tidegate.api.lobby import Lobby
 from tidegate.api.openai.envelope import problem
 from tidegate.api.openai.schemas import ImagesRequest, StreamedImage, Usage
 from tidegate.api.refusals import refusal_of
@@ -42,42 +42,42 @@ def check_done(view: JobView) -> None:
 
 
 async def events(
-    desk: Desk, job: str, *, wish: ImagesRequest, kind: str, keeps: bool
+    lobby: Lobby, job: str, *, wish: ImagesRequest, kind: str, keeps: bool
 ) -> AsyncIterator[bytes]:
     """The events of one job; when the client goes away first, the job goes too unless `keeps`."""
     finished: set[int] = set()
     try:
-        async with sse.heard(_while_made(desk, job, wish=wish, kind=kind, finished=finished)) as made:
+        async with sse.heard(_while_made(lobby, job, wish=wish, kind=kind, finished=finished)) as made:
             async for said in made:
                 yield said
-        view = desk.gate.job(job)
+        view = lobby.gate.job(job)
         check_done(view)
         # Those that were done before anybody listened.
         for state in view.images:
             if state.index not in finished:
-                yield await _completed(desk, job, state.index, wish=wish, kind=kind)
+                yield await _completed(lobby, job, state.index, wish=wish, kind=kind)
     except Fault as fault:
         yield sse.event({"type": "error", "error": problem(refusal_of(fault))}, name="error")
     finally:
-        if not keeps and not desk.gate.job(job).is_ended:
-            await desk.gate.cancel(job)
+        if not keeps and not lobby.gate.job(job).is_ended:
+            await lobby.gate.cancel(job)
 
 
 async def _while_made(
-    desk: Desk, job: str, *, wish: ImagesRequest, kind: str, finished: set[int]
+    lobby: Lobby, job: str, *, wish: ImagesRequest, kind: str, finished: set[int]
 ) -> AsyncIterator[bytes]:
     sent: dict[int, int] = {}
-    if desk.gate.job(job).is_ended:
+    if lobby.gate.job(job).is_ended:
         return
-    async with sse.heard(desk.gate.feed(job)) as feed:
+    async with sse.heard(lobby.gate.feed(job)) as feed:
         async for item in feed:
             if item.kind == "image":
                 finished.add(item.index)
-                yield await _completed(desk, job, item.index, wish=wish, kind=kind)
+                yield await _completed(lobby, job, item.index, wish=wish, kind=kind)
             elif _is_wanted(item, wish, sent.get(item.index, 0)):
                 number = sent.get(item.index, 0)
                 sent[item.index] = number + 1
-                yield await _partial(desk, job, item, wish=wish, kind=kind, number=number)
+                yield await _partial(lobby, job, item, wish=wish, kind=kind, number=number)
             elif item.kind == "end":
                 return
 
@@ -91,22 +91,22 @@ def _is_wanted(item: FeedItem, wish: ImagesRequest, sent_count: int) -> bool:
 
 
 async def _partial(
-    desk: Desk, job: str, item: FeedItem, *, wish: ImagesRequest, kind: str, number: int
+    lobby: Lobby, job: str, item: FeedItem, *, wish: ImagesRequest, kind: str, number: int
 ) -> bytes:
-    view = desk.gate.job(job)
+    view = lobby.gate.job(job)
     size = (view.request.width, view.request.height)
     shape = (item.preview_width, item.preview_height)
-    file = await desk.off_loop(pictures.enlarged, item.preview, shape, size, to=wish.format)
+    file = await lobby.off_loop(pictures.enlarged, item.preview, shape, size, to=wish.format)
     name = f"{kind}.partial_image"
     said = _image(view, file, wish=wish, name=name)
     return sse.event(said.event(partial_image_index=number, image_index=item.index), name=name)
 
 
-async def _completed(desk: Desk, job: str, index: int, *, wish: ImagesRequest, kind: str) -> bytes:
-    view = desk.gate.job(job)
+async def _completed(lobby: Lobby, job: str, index: int, *, wish: ImagesRequest, kind: str) -> bytes:
+    view = lobby.gate.job(job)
     state = view.images[index]
-    png = await desk.gate.image_png(state.image)
-    file = await desk.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
+    png = await lobby.gate.image_png(state.image)
+    file = await lobby.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
     name = f"{kind}.completed"
     said = _image(view, file, wish=wish, name=name)
     further: dict[str, object] = {"usage": Usage().model_dump(), "notices": list(view.notices), "job": job}

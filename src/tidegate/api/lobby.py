@@ -1,4 +1,4 @@
-"""The desk: what every route needs, and how it gets it.
+"""The lobby: what every route needs, and how it gets it.
 
 Owns the parts that the application carries (gate, settings, the thread for pictures) and the dependencies by
 which routes ask for them. It does nothing itself.
@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Final, ParamSpec, TypeVar
 
 from fastapi import Depends, Header, Request
 
+from tidegate.core.faults import ClientError
 from tidegate.runtime.gate import Gate
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.views import ReloadView
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# The tables of the settings that the API itself follows.
+HERE: Final = ("listen", "defaults")
+# Of these, what the socket was made with.
+BOUND_ONCE: Final = ("host", "port", "connections_max")
 
 
-class Desk:
+class Lobby:
     """One for each application. `settings` are replaced by a reload."""
 
     def __init__(
@@ -38,31 +43,45 @@ class Desk:
         return await asyncio.get_running_loop().run_in_executor(self._pictures, lambda: work(*args, **kwargs))
 
     async def reload(self) -> ReloadView:
-        """Read the settings again, and let door and server follow them. Raises ClientError and changes
-        nothing when the file has a mistake.
+        """Read the settings again. Keys, hosts, bounds and defaults hold at once; what only a restart can
+        change is named. Raises ClientError and changes nothing when the file has a mistake.
         """
         settings = await asyncio.to_thread(self._reread)
-        told = await self.gate.reload()
-        self.settings = settings
+        before, self.settings = self.settings, settings
         self.on_settings(settings)
-        return told
+        changed = tuple(
+            name for name in Settings.model_fields if getattr(before, name) != getattr(settings, name)
+        )
+        try:
+            told = await self.gate.reload()
+        except ClientError as fault:  # this runtime takes up its own tables only when it starts
+            if fault.code != "reload_unsupported":
+                raise
+            told = ReloadView(changed=(), restart_needed=tuple(name for name in changed if name not in HERE))
+        listen = [
+            name for name in BOUND_ONCE if getattr(before.listen, name) != getattr(settings.listen, name)
+        ]
+        return ReloadView(
+            changed=(*(name for name in changed if name in HERE), *told.changed),
+            restart_needed=(*(f"listen.{name}" for name in listen), *told.restart_needed),
+        )
 
     def close(self) -> None:
         """End the thread."""
         self._pictures.shutdown(cancel_futures=True)
 
 
-async def _desk(request: Request) -> Desk:
-    found = request.app.state.desk
-    assert isinstance(found, Desk)
+async def _lobby(request: Request) -> Lobby:
+    found = request.app.state.lobby
+    assert isinstance(found, Lobby)
     return found
 
 
 async def _gate(request: Request) -> Gate:
-    return (await _desk(request)).gate
+    return (await _lobby(request)).gate
 
 
-DeskHere = Annotated[Desk, Depends(_desk)]
+LobbyHere = Annotated[Lobby, Depends(_lobby)]
 GateHere = Annotated[Gate, Depends(_gate)]
 IdempotencyKey = Annotated[
     str,

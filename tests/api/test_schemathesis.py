@@ -1,0 +1,82 @@
+"""Requests nobody thought of, made from our own OpenAPI document, against a real server.
+
+Whatever is sent: no 5xx but a 503 that says when to come back, every status is documented, every answer is
+what its schema says, and what the schema forbids is refused. A sample here; many more under `make chaos`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi import checks as openapi_checks
+
+from server_process import Running
+from tidegate.api.app import routes
+
+# Streams that never end by themselves are read in their own tests.
+ENDLESS = ("watch_events", "watch_job")
+# What would be allowed but takes hours on two cores: the most that is allowed, and what is sent instead.
+SLOW_FIELDS = {"steps": (1_000, 2), "n": (10, 1), "count": (16, 1)}
+
+
+def document(*, coverage: bool) -> schemathesis.BaseSchema:
+    """Our document; `coverage` adds the bounds of every single field, which is some hundred requests each."""
+    found = schemathesis.openapi.from_dict(routes().openapi())
+    found.config.phases.coverage.enabled = coverage
+    return found.exclude(operation_id=list(ENDLESS))
+
+
+ALL_HEALTH = list(HealthCheck)
+SAMPLE = settings(max_examples=6, derandomize=True, suppress_health_check=ALL_HEALTH)
+MANY = settings(max_examples=400, suppress_health_check=ALL_HEALTH)
+
+
+@schemathesis.check
+def refuses_well(
+    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> None:
+    """No 5xx, but for a 503 that says when to come back."""
+    assert response.status_code < 500 or (response.status_code == 503 and "retry-after" in response.headers)
+
+
+CHECKS = [
+    refuses_well,
+    openapi_checks.status_code_conformance,
+    openapi_checks.content_type_conformance,
+    openapi_checks.response_headers_conformance,
+    openapi_checks.response_schema_conformance,
+    openapi_checks.negative_data_rejection,
+    openapi_checks.unsupported_method,
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_to_do(server: Running) -> Iterator[None]:
+    yield
+    server.cancel_all()
+
+
+def ask(case: schemathesis.Case, server: Running) -> None:
+    if isinstance(case.body, dict):
+        for name, (allowed_max, cheap) in SLOW_FIELDS.items():
+            given = case.body.get(name)
+            # Only what is allowed is made smaller: what is forbidden shall be refused as it is.
+            if isinstance(given, int) and not isinstance(given, bool) and cheap < given <= allowed_max:
+                case.body[name] = cheap
+    case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=300)
+
+
+@document(coverage=False).parametrize()
+@SAMPLE
+def test_a_sample_of_requests(case: schemathesis.Case, server: Running) -> None:
+    ask(case, server)
+
+
+@pytest.mark.chaos
+@document(coverage=True).parametrize()
+@MANY
+def test_many_requests(case: schemathesis.Case, server: Running) -> None:
+    ask(case, server)
