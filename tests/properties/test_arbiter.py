@@ -173,11 +173,11 @@ class ArbiterMachine(RuleBasedStateMachine):
             case ef.RunStage():
                 run = {"job": effect.job, "attempt": effect.attempt, "worker": worker, **common}
                 if goes_well:
-                    return ev.StageFinished(load_ms=1, run_ms=2, **run)  # type: ignore[arg-type]
-                return ev.StageFailed(failure=Failure.REFUSED, **run)  # type: ignore[arg-type]
+                    return ev.StageFinished(load_ms=1, run_ms=2, **run)  # type: ignore[arg-type]  # The facts of a stage, by keyword.
+                return ev.StageFailed(failure=Failure.REFUSED, **run)  # type: ignore[arg-type]  # The facts of a stage, by keyword.
             case ef.StopStage():
                 run = {"job": effect.job, "attempt": effect.attempt, "worker": worker, **common}
-                return ev.StageStopped(**run)  # type: ignore[arg-type]
+                return ev.StageStopped(**run)  # type: ignore[arg-type]  # The facts of a stage, by keyword.
             case ef.SetLevel():
                 if goes_well or effect.level is Level.WARM:
                     return ev.LevelReached(

@@ -77,7 +77,7 @@ def _cards(world: World) -> list[CardDescriptor]:
 def _is_granted(world: World) -> bool:
     """Whether on every card that can be seen some probe got its bytes."""
     return all(
-        any(world.granted(f"{PROBE}/{card.name}/{number}") for number in range(1, PROBES_MAX + 1))
+        any(world.guests.granted(f"{PROBE}/{card.name}/{number}") for number in range(1, PROBES_MAX + 1))
         for card in _cards(world)
     )
 
@@ -87,4 +87,4 @@ def _probe(world: World, number: int) -> None:
     for card in _cards(world):
         amount_bytes = (card.total_bytes - card.context_bytes) * 6 // 10
         lease = f"{PROBE}/{card.name}/{number}"
-        world.ask_as_guest(lease, card.name, amount_bytes=amount_bytes, hold_ms=100, wait_ms=60_000)
+        world.guests.ask(lease, card.name, amount_bytes=amount_bytes, hold_ms=100, wait_ms=60_000)

@@ -230,7 +230,7 @@ class Studio:
         if effect.stage is Stage.DENOISE:
             for index in range(1, PROGRESS_COUNT + 1):
                 at_ms = length_ms * index * 4 // (5 * PROGRESS_COUNT)
-                world.later(at_ms, lambda step=index: self._progress(process, effect, running, step=step))  # type: ignore[misc]
+                world.later(at_ms, lambda step=index: self._progress(process, effect, running, step=step))  # type: ignore[misc]  # A default binds the step.
         world.later(length_ms, lambda: self._finish(process, effect, running, length_ms, peak_bytes))
 
     def _progress(self, process: Process, effect: ef.RunStage, running: str, *, step: int) -> None:

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.sim.chance import Chance
+from tests.sim.guests import Guests
 from tests.sim.judge import Judge
 from tests.sim.needs import need
 from tests.sim.studio import Studio
 from tests.sim.talk import Talk
-from tests.sim.truth import GuestTruth, Part, Process, truth_of
+from tests.sim.telemetry import Telemetry
+from tests.sim.truth import Part, Process, truth_of
 from tests.sim.workload import Act, Faults, Workload
 
 from tidegate.core import effects as ef
@@ -60,11 +62,11 @@ class World:
         self.log: list[ev.Event] = []
         self.studio = Studio(self)
         self.talk = Talk(self)
+        self.telemetry = Telemetry(self)
+        self.guests = Guests(self)
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         self._wake_number = 0
-        self._pending_samples: set[str] = set()
-        self._granted: set[str] = set()
         for act in workload.acts:
             self.later(act.at_ms, self._act_of(act))
 
@@ -98,7 +100,7 @@ class World:
         for name, pool in self.truth.pools.items():
             if pool.foreign:
                 pool.foreign = 0
-                self.sample_soon(name)
+                self.telemetry.soon(name)
 
     def fault(self, kind: str, name: str, permille: int) -> bool:
         """Whether a fault happens now; it is counted."""
@@ -141,7 +143,7 @@ class World:
                 self._foreign(act.who, act.data[0])
             case "guest":
                 amount, hold_ms, wait_ms = act.data
-                self.ask_as_guest(act.who, act.text, amount_bytes=amount, hold_ms=hold_ms, wait_ms=wait_ms)
+                self.guests.ask(act.who, act.text, amount_bytes=amount, hold_ms=hold_ms, wait_ms=wait_ms)
             case "kill":
                 self._kill_anybody()
             case "restart":
@@ -155,23 +157,7 @@ class World:
         truth.foreign = min(room, truth.total_bytes * percent // 100)
         self.counts.faults += 1
         self.counts.kinds.add("foreign")
-        self.sample_soon(pool)
-
-    def ask_as_guest(self, lease: str, card: str, *, amount_bytes: int, hold_ms: int, wait_ms: int) -> None:
-        """Another application asks for memory."""
-        self.truth.guests[lease] = GuestTruth(card)
-        self.deliver(
-            ev.GuestAsked(
-                at_ms=self.now_ms,
-                lease=lease,
-                card=card,
-                amount_bytes=amount_bytes,
-                purpose="a game",
-                hold_ms=hold_ms,
-                wait_ms=wait_ms,
-                yields=amount_bytes % 2 == 0,
-            )
-        )
+        self.telemetry.soon(pool)
 
     def _kill_anybody(self) -> None:
         names = sorted(self.truth.processes)
@@ -255,7 +241,7 @@ class World:
     def _sample_changed(self, process: Process) -> None:
         for pool in (process.card, RAM):
             if pool:
-                self.sample_soon(pool)
+                self.telemetry.soon(pool)
 
     def fits(self, process: Process, *, card_bytes: int, ram_bytes: int) -> bool:
         """Whether the machine physically has these bytes."""
@@ -264,48 +250,6 @@ class World:
                 return False
         return True
 
-    # --- telemetry ---
-
-    def sample_soon(self, pool: str) -> None:
-        """Periodic telemetry will show a change within a second."""
-        if pool not in self._pending_samples:
-            self._pending_samples.add(pool)
-            self.later(self.chance.number("telemetry", 100, 900), lambda: self._sample(pool))
-
-    def _sample(self, pool: str) -> None:
-        self._pending_samples.discard(pool)
-        truth = self.truth.pools[pool]
-        if truth.sight is Sight.OWN_LEDGER:
-            return
-        taken_ms, foreign = self.now_ms, truth.foreign
-        overs = {
-            name: max(0, process.actual(pool) - process.promised(pool))
-            for name, process in self.truth.processes.items()
-        }
-        holders: tuple[ev.Holding, ...] = ()
-        if truth.sight is Sight.PER_PROCESS:
-            holders = tuple(
-                ev.Holding(name, process.incarnation, process.actual(pool))
-                for name, process in self.truth.processes.items()
-                if process.actual(pool)
-            ) + tuple(
-                ev.Holding(f"guest/{lease}", 0, guest.actual)
-                for lease, guest in self.truth.guests.items()
-                if guest.card == pool and guest.actual
-            )
-        used = self.truth.actual(pool)
-
-        def arrive() -> None:
-            truth.foreign_reported = foreign
-            truth.over_reported = {name: over for name, over in overs.items() if name in self.truth.processes}
-            self.deliver(
-                ev.PoolObserved(
-                    at_ms=self.now_ms, pool=pool, taken_ms=taken_ms, used_bytes=used, holders=holders
-                )
-            )
-
-        self.later(self.chance.number("sample", 1, 8), arrive)
-
     # --- effects ---
 
     def _perform(self, effect: ef.Effect) -> None:
@@ -313,7 +257,7 @@ class World:
             case ef.WakeAt():
                 self._wake(effect.at_ms)
             case ef.Observe():
-                self.later(1, lambda: self._sample(effect.pool))
+                self.later(1, lambda: self.telemetry.take(effect.pool))
             case ef.StartWorker():
                 self._start(effect)
             case ef.TerminateWorker() | ef.KillWorker():
@@ -328,10 +272,10 @@ class World:
                 self.judge.job_finished(effect)
                 self.later(1, lambda: self.deliver(ev.JobClosed(at_ms=self.now_ms, job=effect.job)))
             case ef.AnswerGuest():
-                self._answer(effect)
+                self.guests.answered(effect)
             case ef.AskGuest():
                 if not self.fault("deaf", "guest", self.faults.deaf):
-                    self.later(200, lambda: self._guest_gives_back(effect.lease))
+                    self.later(200, lambda: self.guests.give_back(effect.lease))
             case ef.Tell():
                 self.counts.notices += 1
                 if effect.notice.kind is NoticeKind.OFFLOADED:
@@ -411,43 +355,3 @@ class World:
                 for execution in key.executions
             ),
         )
-
-    def granted(self, lease: str) -> bool:
-        """Whether a guest ever got what it asked for."""
-        return lease in self._granted
-
-    def _answer(self, effect: ef.AnswerGuest) -> None:
-        self.judge.guest_answered(effect)
-        if effect.state is ef.GuestState.GRANTED:
-            self._granted.add(effect.lease)
-        guest = self.truth.guests[effect.lease]
-        match effect.state:
-            case ef.GuestState.GRANTED:
-                guest.promised = effect.amount_bytes
-                self.judge.bytes_granted(f"granting {effect.lease}", **{guest.card: guest.promised})
-                taken = effect.amount_bytes * self.chance.number("guest takes", 0, 100) // 100
-                room = self.truth.pools[guest.card].total_bytes - self.truth.actual(guest.card)
-                guest.actual = max(guest.actual, min(taken, room))
-                guest.expires_ms = effect.expires_ms
-                self.later(effect.expires_ms - self.now_ms + 10, lambda: self._must_have_left(effect.lease))
-                self.sample_soon(guest.card)
-            case ef.GuestState.DENIED | ef.GuestState.ENDED:
-                guest.promised = 0
-                self.later(
-                    self.chance.number("guest leaves", 0, 800), lambda: self._guest_leaves(effect.lease)
-                )
-            case ef.GuestState.WAITING:
-                pass
-
-    def _must_have_left(self, lease: str) -> None:
-        late = self.truth.guests[lease].promised and self.truth.guests[lease].expires_ms + 10 <= self.now_ms
-        self.judge.must(not late, f"{lease} has expired and nobody noticed")
-
-    def _guest_gives_back(self, lease: str) -> None:
-        self.deliver(ev.GuestReleased(at_ms=self.now_ms, lease=lease))
-
-    def _guest_leaves(self, lease: str) -> None:
-        guest = self.truth.guests.get(lease)
-        if guest is not None and guest.actual:
-            guest.actual = 0
-            self.sample_soon(guest.card)

@@ -125,9 +125,7 @@ def tend(state: State, *, is_calm: bool) -> None:
 def _relieve(state: State, pool: Pool) -> None:
     """Give way to foreign applications: idle tenants go, cheapest first, until the pool is not overdrawn."""
     short_bytes = -pool.unclaimed_bytes
-    leases = state.ledger.leases()
-    releasing = any(lease.phase is LeasePhase.RELEASING for lease in leases)
-    if short_bytes <= 0 or releasing:
+    if short_bytes <= 0 or any(lease.phase is LeasePhase.RELEASING for lease in state.ledger.leases()):
         return
     card = "" if pool.name == RAM else pool.name
     idle = concessions_for(state, Taker(card=card, spares_busy=True))

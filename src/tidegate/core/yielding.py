@@ -188,7 +188,7 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
     if rest_bytes or ram_bytes:
         yield Concession(
             tenant=f"weights:{model.name}",
-            name=f"the weights of {model.name}",
+            name=f"the model {model.name}",
             yields=YieldClass.LLM_WEIGHTS,
             card_bytes=rest_bytes + kv_bytes,
             ram_bytes=ram_bytes,
