@@ -4,13 +4,28 @@ elsewhere."""
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import re
+from pathlib import Path
+from types import ModuleType
 from typing import Any  # Any: an OpenAPI document is JSON of any shape
 
 import httpx2
 import pytest
 
 from tidegate.api.app import routes
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "reference.py"
+
+
+def script() -> ModuleType:
+    """The script that writes the reference, which is no package."""
+    found = importlib.util.spec_from_file_location("reference", SCRIPT)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
 
 DOCUMENT: dict[str, Any] = routes().openapi()
 OPERATIONS = [
@@ -69,3 +84,10 @@ def test_the_reference_page_needs_nothing_from_elsewhere() -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
     for path, _, _ in OPERATIONS:
         assert path in page.text
+
+
+def test_the_generated_reference_is_what_the_code_says() -> None:
+    reference = script()
+    for name, text in reference.pages().items():
+        written = (reference.FOLDER / name).read_text(encoding="utf-8")
+        assert written == text, f"{name} is out of date: run `python scripts/reference.py`"
