@@ -23,15 +23,27 @@ WAIT_S = 240
 
 
 def settings_for(
-    state: Path, model: Path, *, device: str = "virtual:3GiB", names: tuple[str, ...] = ("tiny",)
+    state: Path,
+    model: Path,
+    *,
+    device: str = "virtual:3GiB",
+    names: tuple[str, ...] = ("tiny",),
+    plain: tuple[str, ...] = (),
 ) -> Settings:
-    """Settings of a server for one checkpoint with its TAESD, under one or more names."""
+    """Settings of a server for one checkpoint with its TAESD, under one or more names.
+
+    The models called `plain` have flash attention off, so that they share nothing with the others.
+    """
     files = {"model": str(model), "taesd": str(model.with_name("taesd.safetensors"))}
+    models = [
+        {"name": name, "threads": THREADS, "flash_attention": name not in plain, **files}
+        for name in (*names, *plain)
+    ]
     return Settings.model_validate(
         {
             "paths": {"models": str(model.parent), "state": str(state)},
             "cards": [{"device": device}],
-            "models": [{"name": name, "threads": THREADS, **files} for name in names],
+            "models": models,
         }
     )
 

@@ -156,6 +156,13 @@ class Newsroom:
         self._lease_changed.set()
         self._lease_changed = asyncio.Event()
 
+    def end_guest(self, lease: str) -> None:
+        """A lease ended with the core that granted it."""
+        known = self.leases[lease]
+        self.leases[lease] = LeaseView(id=lease, state=ef.GuestState.ENDED, amount_bytes=known.amount_bytes)
+        self._lease_changed.set()
+        self._lease_changed = asyncio.Event()
+
     def ask_guest(self, effect: ef.AskGuest) -> None:
         """Ask a guest to give its lease back; it hears it when it asks how its lease stands."""
         known = self.leases.get(effect.lease)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from tidegate.runtime.newsroom import Newsroom
 from tidegate.runtime.performer import Performer
 from tidegate.runtime.predictor import Predictor
 from tidegate.runtime.prefetch import Prefetch
+from tidegate.runtime.reload import Reload
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.settings_file import state_folder_of
 from tidegate.runtime.shell import Shell
@@ -44,7 +45,6 @@ from tidegate.runtime.store import FOLDER_MODE, Store
 from tidegate.runtime.supervisor import Process, Supervisor
 from tidegate.runtime.telemetry import Telemetry
 from tidegate.runtime.threads import Threads, on
-from tidegate.runtime.views import ReloadView
 from tidegate.wire import messages
 
 
@@ -76,8 +76,9 @@ class _Site:
 class Server:
     """One running server. Made by `serving`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, reread: Callable[[], Settings]) -> None:
         self._settings = settings
+        self._reread = reread
         self._clock = Clock()
         self._threads = Threads()
         self._trouble: dict[str, str] = {}
@@ -170,6 +171,7 @@ class Server:
         darkroom = self._darkroom(ground, site)
         tapes = kept_by([frame for _, frame in self._book.unfinished()])
         await on(self._threads.files, ground.store.sweep, darkroom.objects(), tapes=tapes)
+        prefetch = Prefetch(self._threads, site.models)
         performer = Performer(
             clock=self._clock,
             supervisor=supervisor,
@@ -177,7 +179,7 @@ class Server:
             darkroom=darkroom,
             book=self._book,
             news=self._news,
-            prefetch=Prefetch(self._threads, site.models),
+            prefetch=prefetch,
             device=site.place.engine_name,
             post=self._post,
         )
@@ -188,8 +190,24 @@ class Server:
             records_of=performer.records_of,
         )
         self._shell = shell
-        self._begin(ground, site, group, performer, resumption)
-        return self._front_desk(ground, site, darkroom, supervisor, shell)
+        telemetry = self._begin(ground, site, group, performer, resumption)
+        desk = self._desk(ground, site, darkroom, prefetch, shell)
+
+        def spread(models: registry.Registry) -> None:
+            darkroom.models = prefetch.models = desk.models = desk.showroom.models_known = models
+
+        reload = Reload(
+            settings=self._settings,
+            reread=self._reread,
+            clock=self._clock,
+            desk=desk,
+            supervisor=supervisor,
+            predictor=site.predictor,
+            telemetry=telemetry,
+            predicting=self._predicting,
+            spread=spread,
+        )
+        return FrontDesk(desk, reload=reload.run)
 
     async def _surveyed(self, ground: _Ground, supervisor: Supervisor) -> _Site:
         """Have the engine list its devices and open every model's headers."""
@@ -240,7 +258,7 @@ class Server:
         group: asyncio.TaskGroup,
         performer: Performer,
         resumption: restart.Resumption,
-    ) -> None:
+    ) -> Telemetry:
         """Let journal, telemetry and mailbox run, and tell the core what happened since it was saved."""
         shell, supervisor = self._shell, self._supervisor
         assert shell is not None and supervisor is not None, "they were made before"
@@ -266,10 +284,13 @@ class Server:
         notices = (*ground.problems, *resumption.problems, site.place.notice)
         for text in (notice for notice in notices if notice):
             self._news.announce(text)
+        return telemetry
 
-    def _front_desk(
-        self, ground: _Ground, site: _Site, darkroom: Darkroom, supervisor: Supervisor, shell: Shell
-    ) -> FrontDesk:
+    def _desk(
+        self, ground: _Ground, site: _Site, darkroom: Darkroom, prefetch: Prefetch, shell: Shell
+    ) -> Desk:
+        supervisor = self._supervisor
+        assert supervisor is not None, "it was made before"
         showroom = Showroom(
             clock=self._clock,
             shell=shell,
@@ -285,10 +306,10 @@ class Server:
         oracle = whatif.Oracle(
             shell=shell,
             predictor=site.predictor,
-            process=lambda: self._predicting(supervisor),
+            process=self._predicting,
             remember=lambda records: ground.journal.append(None, records),
         )
-        desk = Desk(
+        return Desk(
             clock=self._clock,
             threads=self._threads,
             shell=shell,
@@ -297,13 +318,12 @@ class Server:
             store=ground.store,
             gallery=ground.gallery,
             darkroom=darkroom,
-            prefetch=Prefetch(self._threads, site.models),
+            prefetch=prefetch,
             showroom=showroom,
             oracle=oracle,
             guests=self._guests,
             models=site.models,
         )
-        return FrontDesk(desk, reload=self._reload)
 
     # --- while it runs
 
@@ -322,7 +342,9 @@ class Server:
         ]
         return workers + [(f"guest/{lease}", 0, pid) for lease, pid in self._guests.copy().items()]
 
-    def _predicting(self, supervisor: Supervisor) -> Process | None:
+    def _predicting(self) -> Process | None:
+        supervisor = self._supervisor
+        assert supervisor is not None, "plans come after the assembly"
         named = supervisor.named().get(PREDICTOR)
         return named[1] if named else supervisor.standby(WorkerKind.PREDICTOR)
 
@@ -339,13 +361,6 @@ class Server:
             return
         self._trouble[subject] = text
         self._news.announce(text or "The journal can be written again.")
-
-    async def _reload(self) -> ReloadView:
-        raise ClientError(
-            "Settings cannot be changed while the server runs.",
-            remedy="Restart it: no job is lost.",
-            code="reload_unsupported",
-        )
 
     async def _stop(self) -> None:
         """End what runs; unfinished jobs go on at the next start."""
@@ -368,7 +383,12 @@ async def _brought_up(supervisor: Supervisor) -> Process:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[FrontDesk]:
-    """Run a server for as long as the block lasts. Raises Fault when it cannot begin."""
-    async with Server(settings).running() as desk:
+async def serving(
+    settings: Settings, *, reread: Callable[[], Settings] | None = None
+) -> AsyncIterator[FrontDesk]:
+    """Run a server for as long as the block lasts; `reread` gives the settings for a reload.
+
+    Raises Fault when it cannot begin.
+    """
+    async with Server(settings, reread=reread or (lambda: settings)).running() as desk:
         yield desk

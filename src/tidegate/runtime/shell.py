@@ -9,7 +9,8 @@ by an event that comes back here. The core's state may be read between two event
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from tidegate.core import effects as ef
@@ -48,7 +49,20 @@ class Shell:
         self._perform = perform
         self._records_of = records_of
         self._mailbox: asyncio.Queue[Letter] = asyncio.Queue()
+        self._turn = asyncio.Lock()
         self.handled_count = 0
+
+    @contextlib.asynccontextmanager
+    async def between_events(self) -> AsyncIterator[None]:
+        """Hold the mailbox: no event is handled inside this block."""
+        async with self._turn:
+            yield
+
+    def replace(self, arbiter: Arbiter) -> None:
+        """Go on with another core; only between events. What is in the mailbox is for the new one."""
+        assert self._turn.locked(), "a core is replaced between two events"
+        self.arbiter = arbiter
+        self._journal.rebase(Arbiter.restored(arbiter.snapshot()))
 
     def post(self, event: ev.Event, records: Sequence[Record] = ()) -> None:
         """Put a fact into the mailbox."""
@@ -65,7 +79,8 @@ class Shell:
         """Handle events for ever."""
         while True:
             letter = await self._mailbox.get()
-            await self._handle(letter)
+            async with self._turn:
+                await self._handle(letter)
             if letter.done is not None:
                 letter.done.set()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tidegate.core.worker import WorkerKind
+from tidegate.core.worker import PREDICTOR, WorkerKind
 from tidegate.runtime import children
 from tidegate.runtime.conversation import Conversation, Gone
 from tidegate.runtime.threads import Threads, on
@@ -26,6 +26,8 @@ MODULES: Final = {
 }
 # How long a process has to leave by itself when the server closes.
 _GOODBYE_MS: Final = 1_500
+# How long the kernel may take to end a killed one before it is waited for without a watch.
+_KILLED_MS: Final = 5_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Supervisor:
         self._ledger_path = ledger_path
         self._group: asyncio.TaskGroup | None = None
         self._standby: dict[WorkerKind, Process] = {}
-        self._all: set[int] = set()
+        self._spawning: set[asyncio.Future[Process]] = set()
         self._live: dict[int, Process] = {}
         self._named: dict[str, tuple[int, Process]] = {}
         self.last_errors: dict[str, str] = {}
@@ -125,22 +127,44 @@ class Supervisor:
             process.child.signal(number)
             process.child.signal(signal.SIGCONT)
 
+    async def end_workers(self) -> None:
+        """Kill the process of every worker and wait until it is gone. The predictor's becomes the standby: it
+        holds nothing that anybody could miss.
+        """
+        ending = []
+        for name, (_, process) in tuple(self._named.items()):
+            if name == PREDICTOR and process.talk.is_open:
+                del self._named[name]
+                self._standby[WorkerKind.PREDICTOR] = process
+                continue
+            process.child.signal(signal.SIGKILL)
+            ending.append(process.ended)
+        if ending:
+            await asyncio.wait(ending)
+
     async def close(self) -> None:
-        """End every process: politely first, then by TERM and KILL within their bounds."""
+        """End every process: politely first, then by KILL; return when all of them were reaped."""
         self.is_closing = True
         self._standby.clear()
-        processes = list(self._live.values())
-        for process in processes:
+        while self._spawning:
+            await asyncio.wait(self._spawning)
+        for process in self._live.values():
             process.talk.say_goodbye()
-        ends = [process.ended for process in processes]
+        await self._ended_within(_GOODBYE_MS)
+        for process in self._live.values():
+            process.child.signal(signal.SIGKILL)
+        await self._ended_within(_KILLED_MS)
+        for process in tuple(self._live.values()):
+            # Whoever watched it was cancelled with the task group.
+            process.talk.close()
+            self._unwatch(process)
+            await on(self._threads.endings, process.child.end, 0)
+            self._live.pop(process.pid)
+
+    async def _ended_within(self, wait_ms: int) -> None:
+        ends = [process.ended for process in self._live.values()]
         if ends:
-            await asyncio.wait(ends, timeout=_GOODBYE_MS / 1000)
-        for process in processes:
-            if not process.ended.done():
-                process.child.signal(signal.SIGKILL)
-                process.child.signal(signal.SIGCONT)
-        if ends:
-            await asyncio.wait(ends)
+            await asyncio.wait(ends, timeout=wait_ms / 1000)
 
     async def _wait_aside(self, kind: WorkerKind) -> None:
         try:
@@ -155,8 +179,17 @@ class Supervisor:
             self._standby[kind] = process
 
     async def _spawned(self, kind: WorkerKind) -> Process:
-        child = await on(self._threads.processes, children.Child.spawn, MODULES[kind])
+        if self.is_closing:
+            raise Gone("the server ends")
         loop = asyncio.get_running_loop()
+        entering = asyncio.ensure_future(self._entered(kind, loop))
+        self._spawning.add(entering)
+        entering.add_done_callback(self._spawning.discard)
+        # Shielded: a process that was begun is entered even if nobody wants it any more.
+        return await asyncio.shield(entering)
+
+    async def _entered(self, kind: WorkerKind, loop: asyncio.AbstractEventLoop) -> Process:
+        child = await on(self._threads.processes, children.Child.spawn, MODULES[kind])
         process = Process(child=child, talk=Conversation(child), ended=loop.create_future(), pid=child.pid)
         process.watch = os.pidfd_open(child.pid)
         self._live[child.pid] = process
@@ -166,9 +199,14 @@ class Supervisor:
         return process
 
     def _dying(self, process: Process) -> None:
-        asyncio.get_running_loop().remove_reader(process.watch)
-        os.close(process.watch)
+        self._unwatch(process)
         self._spawn_task(self._reap(process))
+
+    def _unwatch(self, process: Process) -> None:
+        if process.watch >= 0:
+            asyncio.get_running_loop().remove_reader(process.watch)
+            os.close(process.watch)
+            process.watch = -1
 
     async def _reap(self, process: Process) -> None:
         process.talk.drain()
