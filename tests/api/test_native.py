@@ -240,5 +240,22 @@ def test_reload_takes_up_new_limits_without_losing_a_job(server: Running, made: 
     assert server.client.get(f"/api/jobs/{made['id']}").status_code == 200
 
 
+def test_reload_takes_up_a_model_and_names_what_needs_a_restart(server: Running) -> None:
+    text = server.config.read_text(encoding="utf-8")
+    model = text.partition("[[models]]")[2].partition("[policy]")[0]
+    more = text.replace(
+        "[policy]", f"[[models]]{model}".replace('"tiny"', '"second"').replace("gpt-", "my-") + "[policy]"
+    )
+    try:
+        server.config.write_text(more.replace("3GiB", "2GiB"), encoding="utf-8")
+        told = server.client.post("/api/reload").json()
+        assert told == {"changed": ["model second added"], "restart_needed": ["cards"]}
+        job = server.client.post("/api/jobs", json={**WISH, "model": "my-image-1"}).json()
+        assert (job["model"], server.ended(job["id"])["phase"]) == ("second", "done")
+    finally:
+        server.config.write_text(text, encoding="utf-8")
+    assert server.client.post("/api/reload").json()["changed"] == ["model second removed"]
+
+
 def test_the_state_folder_is_closed_to_others(server: Running) -> None:
     assert server.state.stat().st_mode & 0o077 == 0

@@ -13,7 +13,6 @@ from typing import Annotated, Final, ParamSpec, TypeVar
 
 from fastapi import Depends, Header, Request
 
-from tidegate.core.faults import ClientError
 from tidegate.runtime.gate import Gate
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.views import ReloadView
@@ -43,26 +42,19 @@ class Lobby:
         return await asyncio.get_running_loop().run_in_executor(self._pictures, lambda: work(*args, **kwargs))
 
     async def reload(self) -> ReloadView:
-        """Read the settings again. Keys, hosts, bounds and defaults hold at once; what only a restart can
-        change is named. Raises ClientError and changes nothing when the file has a mistake.
+        """Read the settings again: keys, hosts, bounds and defaults here, the rest behind the gate; what only
+        a restart can change is named. Raises ClientError and changes nothing when the file has a mistake.
         """
         settings = await asyncio.to_thread(self._reread)
+        told = await self.gate.reload()
         before, self.settings = self.settings, settings
         self.on_settings(settings)
-        changed = tuple(
-            name for name in Settings.model_fields if getattr(before, name) != getattr(settings, name)
-        )
-        try:
-            told = await self.gate.reload()
-        except ClientError as fault:  # this runtime takes up its own tables only when it starts
-            if fault.code != "reload_unsupported":
-                raise
-            told = ReloadView(changed=(), restart_needed=tuple(name for name in changed if name not in HERE))
+        changed = [name for name in HERE if getattr(before, name) != getattr(settings, name)]
         listen = [
             name for name in BOUND_ONCE if getattr(before.listen, name) != getattr(settings.listen, name)
         ]
         return ReloadView(
-            changed=(*(name for name in changed if name in HERE), *told.changed),
+            changed=(*changed, *told.changed),
             restart_needed=(*(f"listen.{name}" for name in listen), *told.restart_needed),
         )
 

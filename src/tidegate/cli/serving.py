@@ -86,7 +86,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def _served(settings: Settings, read: Read, listener: socket.socket) -> None:
-    async with serving(settings) as gate:
+    async with serving(settings, reread=read) as gate:
         lobby = Lobby(gate, settings, reread=read)
         config = uvicorn.Config(
             application(lobby),

@@ -59,7 +59,7 @@ async def get_residency(gate: GateHere) -> ResidencyView:
     return gate.residency()
 
 
-@router.post("/api/reload", responses=documented())
+@router.post("/api/reload", responses=documented(429, 503))
 async def reload_settings(lobby: LobbyHere) -> ReloadView:
     """Read settings and registry again without losing a job."""
     return await lobby.reload()
