@@ -29,7 +29,7 @@ class JobRecord:
 
     at_ms: int
     priority: int
-    kind: tuple[str, int]  # Model and size.
+    kind: tuple[object, ...]  # Model, size and stages.
     left: list[Stage]
     started: bool = False
     finished: str = ""
@@ -86,7 +86,7 @@ class Judge:
     def submitted(self, event: JobSubmitted) -> None:
         """A job came."""
         self.jobs[event.job] = JobRecord(
-            event.at_ms, event.priority, (event.model, event.latent_height), list(event.stages)
+            event.at_ms, event.priority, (event.model, event.latent_height, event.stages), list(event.stages)
         )
 
     def stage_begins(self, effect: ef.RunStage) -> None:

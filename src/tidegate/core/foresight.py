@@ -217,7 +217,9 @@ def _release_idle_model(state: State, model: Model) -> None:
     if idle_ms < _keep_ms(state, model) or state.ledger.is_releasing(worker.name):
         return
     amount_bytes = sum(lease.card_bytes for lease in state.ledger.of(worker.name))
-    state.notify(released_idle(model.name, amount_bytes=amount_bytes, idle_ms=idle_ms))
+    state.notify(
+        released_idle(model.name, f"the model {model.name}", amount_bytes=amount_bytes, idle_ms=idle_ms)
+    )
     model.was_pushed = False
     sink(state, model, Level.COLD)
 
@@ -233,7 +235,9 @@ def _release_idle_components(state: State, worker: Worker) -> None:
     ]
     if idle:
         amount_bytes = sum(lease.card_bytes + lease.ram_bytes for lease in idle)
-        state.notify(released_idle(worker.name, amount_bytes=amount_bytes, idle_ms=limit_ms))
+        state.notify(
+            released_idle(worker.name, f"the idle {worker.name}", amount_bytes=amount_bytes, idle_ms=limit_ms)
+        )
         release(state, worker, leases=idle)
 
 

@@ -188,9 +188,9 @@ def prewarmed(model: str, *, in_ms: int) -> Notice:
     )
 
 
-def released_idle(subject: str, *, amount_bytes: int, idle_ms: int) -> Notice:
+def released_idle(subject: str, name: str, *, amount_bytes: int, idle_ms: int) -> Notice:
     """Word that something idle was released."""
-    text = f"{_capital(subject)} gives up {size_text(amount_bytes)} after {time_text(idle_ms)} without use."
+    text = f"{_capital(name)} gives up {size_text(amount_bytes)} after {time_text(idle_ms)} without use."
     return Notice(
         kind=NoticeKind.RELEASED,
         subject=subject,

@@ -157,7 +157,8 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
         return
     if state.ledger.is_releasing(worker.name):
         return
-    if busy and (taker.spares_busy or state.now_ms - model.serving_since_ms < state.policy.quantum_ms):
+    fresh = model.was_contended and state.now_ms - model.serving_since_ms < state.policy.quantum_ms
+    if busy and (taker.spares_busy or fresh):
         return
     leases = state.ledger.of(worker.name)
     on_card = {lease.part: lease.card_bytes for lease in leases if lease.card == taker.card}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from tidegate.core.binding import bind, describe, room_now, slot_of, take
 from tidegate.core.house import RAM, LlmFootprint
+from tidegate.core.image.job import ENDED
 from tidegate.core.lease import Lease
 from tidegate.core.llm.level import Level, Tide
 from tidegate.core.llm.model import Model
@@ -122,6 +123,7 @@ def bind_rise(state: State, model: Model, plan: Plan) -> None:
     footprint = state.catalog.llms[model.name]
     layers = _layers_of(plan, footprint, model)
     level = Level.HOT if layers == footprint.layers_count or not model.card else Level.PARTIAL
+    model.was_contended = any(job.phase not in ENDED for job in state.jobs.values())
     state.tell(model.name, f"is wanted: {describe(plan)}")
     bind(
         state,

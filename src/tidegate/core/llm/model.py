@@ -27,6 +27,7 @@ class Model:
     rhythm: Rhythm = field(default_factory=Rhythm)
     used_ms: int = 0  # When a request last came or ended.
     serving_since_ms: int = 0  # Since when it rests at HOT or PARTIAL.
+    was_contended: bool = False  # It came up while images waited, so it may keep the card for its quantum.
     was_pushed: bool = False  # It yielded to somebody and is to come back by itself.
     attempts_count: int = 0  # Failed rises in a row.
     refused_since_ms: int = -1
