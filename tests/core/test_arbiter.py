@@ -189,3 +189,12 @@ def test_an_unknown_model_is_refused_in_words() -> None:
     (refused, *_) = seen.world.arbiter.handle(submitted)
     assert isinstance(refused, ef.FinishJob)
     assert refused.message == "There is no image model nobody."
+
+
+def test_who_came_later_is_expected_later() -> None:
+    arbiter = Recorder(house(6 * GIB), job(0), job(10, "job1")).until(1_000).world.arbiter
+    first, second = arbiter.eta_ms("job0"), arbiter.eta_ms("job1")
+    assert first is not None
+    assert second is not None
+    assert first < second
+    assert arbiter.eta_ms("nobody") is None

@@ -211,7 +211,6 @@ class Studio:
             return
         if world.fault("die", "stage", world.faults.die):
             signal = (0, 6, 11)[world.chance.number("signal", 0, 2)]
-            self._charge_failure(effect.job)
             world.later(world.chance.number("dies", 1, 2_000), lambda: world.die(process, signal=signal))
             return
         self._compute(process, effect, compute.card_actual + part.card_actual)

@@ -202,6 +202,8 @@ class World:
 
     def _gone(self, process: Process) -> None:
         process.is_dead = True
+        if process.busy_with:
+            self.judge.jobs[process.busy_with.partition("#")[0]].failed_attempts += 1
         self.talk.lost(process)
         del self.truth.processes[process.worker]
         for pool in self.truth.pools.values():

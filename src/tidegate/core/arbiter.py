@@ -15,10 +15,11 @@ from tidegate.core import events as ev
 from tidegate.core import negotiation, prediction, supervision
 from tidegate.core.binding import is_overdrawn
 from tidegate.core.effects import Effect, FinishJob, Outcome, WakeAt
+from tidegate.core.eta import eta_ms
 from tidegate.core.fence import is_stale
 from tidegate.core.foresight import look_ahead
 from tidegate.core.house import House
-from tidegate.core.image import stages
+from tidegate.core.image import stages, staging
 from tidegate.core.image.job import ENDED, Job
 from tidegate.core.invariants import check_cheap
 from tidegate.core.llm import service, tide
@@ -61,6 +62,10 @@ class Arbiter:
     def story(self, subject: str) -> tuple[str, ...]:
         """What happened to a job, worker, model, request or guest."""
         return self.state.stories.of(subject)
+
+    def eta_ms(self, job: str) -> int | None:
+        """Milliseconds until a job will be done, or None while that is unknown."""
+        return eta_ms(self.state, job)
 
     def snapshot(self) -> dict[str, object]:
         """Everything it knows, as plain data."""
@@ -208,7 +213,7 @@ def _worker_ready(state: State, worker: Worker) -> None:
             if job.is_cancelled or is_overdrawn(state, worker):
                 stages.abandon(state, job, worker)
             else:
-                stages.run_stage(state, job, worker)
+                staging.run_stage(state, job, worker)
         case WorkerKind.LLM:
             model = state.models[worker.model]
             if model.tide is not Tide.RISING:
@@ -234,8 +239,7 @@ def _lose(state: State, worker: Worker, event: ev.WorkerExited | None) -> None:
             replan(state, binding, why="the worker that it was planned for ended")
     match worker.kind:
         case WorkerKind.IMAGE:
-            signal = 9 if event is None else event.signal
-            stages.lost(state, worker, signal=signal, hung=hung)
+            stages.lost(state, worker, signal=None if event is None else event.signal, hung=hung)
         case WorkerKind.LLM:
             tide.lost(state, state.models[worker.model], failed=event is not None and (hung or not asked))
         case WorkerKind.PREDICTOR:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from tidegate.core import events as ev
 from tidegate.core.binding import bind, slot_of
 from tidegate.core.house import RAM
-from tidegate.core.image import stages
+from tidegate.core.image import stages, staging
 from tidegate.core.image.job import Job, JobPhase, Run
 from tidegate.core.lease import LeasePhase
 from tidegate.core.llm import demand as llm_demand
@@ -48,7 +48,7 @@ def look_ahead(state: State, event: ev.StageProgressed) -> None:
         return
     job, run = found
     worker = state.workers[run.worker]
-    state.set_alarm(Alarm.STAGE, worker.name, in_ms=stages.stage_wait_ms(state, run))
+    state.set_alarm(Alarm.STAGE, worker.name, in_ms=staging.stage_wait_ms(state, run))
     if run.looked_ahead or run.is_stopping or job.phase is not JobPhase.DENOISE or len(job.stages) < 2:
         return
     left_ms = (event.steps_count - event.step) * (state.now_ms - run.begun_ms) // max(1, event.step)
@@ -59,13 +59,13 @@ def look_ahead(state: State, event: ev.StageProgressed) -> None:
 
 
 def _negotiate_next(state: State, job: Job, run: Run, *, worker: Worker) -> None:
-    question = stages.question_for(
+    question = staging.question_for(
         state, job, worker, stage=job.stages[1], candidates_max=state.policy.candidates_max
     )
     if question is None or question.card is None:
         return
     # What this stage holds will be free by then: its compute buffers go, its component is finished.
-    own = [lease for lease in state.ledger.of(worker.name) if lease.part in (run.part, stages.COMPUTE)]
+    own = [lease for lease in state.ledger.of(worker.name) if lease.part in (run.part, staging.COMPUTE)]
     own_card = sum(lease.card_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
     own_ram = sum(lease.ram_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
     question = replace(

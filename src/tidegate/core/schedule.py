@@ -23,7 +23,7 @@ from tidegate.core import negotiation, prediction
 from tidegate.core.binding import is_grantable, is_void, room_emptied, room_ever, unbind
 from tidegate.core.foresight import tend
 from tidegate.core.house import RAM
-from tidegate.core.image import stages
+from tidegate.core.image import stages, staging
 from tidegate.core.image.job import Job, JobPhase
 from tidegate.core.image.ladder import ATTEMPTS_MAX, climb
 from tidegate.core.llm import demand as llm_demand
@@ -74,7 +74,7 @@ def _settle_bindings(state: State) -> None:
 def _grant(state: State, binding: Binding) -> None:
     match binding.kind:
         case BindingKind.STAGE:
-            stages.grant_stage(state, binding)
+            staging.grant_stage(state, binding)
         case BindingKind.RISE:
             llm_demand.grant_rise(state, binding)
         case BindingKind.GUEST:
@@ -135,7 +135,7 @@ def _try_job(state: State, job: Job) -> bool:
     best: tuple[Plan, StageQuestion, Worker] | None = None
     refused: tuple[Refusal, StageQuestion] | None = None
     for worker in workers:
-        question = stages.question_for(
+        question = staging.question_for(
             state, job, worker, stage=job.stage, candidates_max=state.policy.candidates_max // len(workers)
         )
         if question is None:
@@ -153,7 +153,7 @@ def _try_job(state: State, job: Job) -> bool:
     if best is not None:
         plan, question, worker = best
         job.refused_since_ms = -1
-        stages.bind_stage(state, job, worker, question=question, plan=plan)
+        staging.bind_stage(state, job, worker, question=question, plan=plan)
         return True
     if refused is not None:
         for worker in workers:
@@ -278,7 +278,7 @@ def _would_fit_emptied(state: State, wanted: Demand) -> bool:
             workers = _eligible(state, job) if job is not None and job.phase is JobPhase.QUEUED else []
             if job is None or not workers:
                 return False  # It waits for a worker that computes for somebody else, not for bytes.
-            question = stages.question_for(
+            question = staging.question_for(
                 state, job, workers[0], stage=job.stage, candidates_max=state.policy.candidates_max
             )
         case _:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tidegate.core.catalog import FootprintKey
 from tidegate.core.image.job import Job
-from tidegate.core.image.stages import question_for
+from tidegate.core.image.staging import question_for
 from tidegate.core.planner.advice import advise
 from tidegate.core.planner.candidates import StageFacts, candidates_for
 from tidegate.core.planner.choose import choose

@@ -1,0 +1,44 @@
+"""ETA: when a waiting image will be done, by what is expected of it and of those before it.
+
+Owns that sum. It is an expectation and no promise: what still has to be predicted is not guessed.
+"""
+
+from __future__ import annotations
+
+from tidegate.core.image.job import ENDED, Job
+from tidegate.core.state import State
+from tidegate.core.worker import WorkerKind
+
+
+def eta_ms(state: State, name: str) -> int | None:
+    """Milliseconds until a job will be done, by what is expected of it and of those before it; None if
+    unknown.
+    """
+    job = state.jobs.get(name)
+    if job is None or job.phase in ENDED:
+        return None
+    before = [
+        other
+        for other in state.jobs.values()
+        if other.phase not in ENDED
+        and (other.run is not None or (other.due_ms, other.name) < (job.due_ms, name))
+    ]
+    costs = [_expected_ms(state, other) for other in (*before, job) if other is not job or other.run is None]
+    if job.run is not None:
+        costs = [_expected_ms(state, job)]
+    if any(cost is None for cost in costs):
+        return None
+    workers_count = sum(worker.kind is WorkerKind.IMAGE for worker in state.workers.values())
+    return sum(cost for cost in costs if cost is not None) // (1 if job.run else workers_count)
+
+
+def _expected_ms(state: State, job: Job) -> int | None:
+    total_ms = 0
+    for stage in job.stages:
+        options = state.catalog.options_of(job.size(stage), job.work)
+        if not options:
+            return None
+        total_ms += min(option.load_ms + option.run_ms for option in options)
+    if job.run is not None:
+        total_ms -= min(total_ms, state.now_ms - job.run.begun_ms)
+    return total_ms
