@@ -91,13 +91,31 @@ def test_refusals_come_as_the_errors_of_that_client(client: openai.OpenAI) -> No
     assert chat.value.code == "no_such_path"
 
 
+def job_of(server: Running, prompt: str) -> str:
+    jobs = server.client.get("/api/jobs").json()["jobs"]
+    return next(str(job["id"]) for job in jobs if job["request"]["prompt"] == prompt)
+
+
 def test_whoever_hangs_up_takes_the_job_along(client: openai.OpenAI, server: Running) -> None:
+    prompt = "nobody waits for this"
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=1.0).images.generate(
-            prompt="nobody waits for this", extra_body={"steps": 900, "seed": 5}
-        )
-    job = next(
-        job for job in server.client.get("/api/jobs").json()["jobs"]
-        if job["request"]["prompt"] == "nobody waits for this"
-    )  # fmt: skip
-    assert server.ended(job["id"])["phase"] == "cancelled"
+        client.with_options(timeout=1.0).images.generate(prompt=prompt, extra_body={"steps": 900, "seed": 5})
+    assert server.ended(job_of(server, prompt))["phase"] == "cancelled"
+
+
+def test_whoever_leaves_a_stream_takes_the_job_along(client: openai.OpenAI, server: Running) -> None:
+    prompt = "nobody watches this"
+    stream = client.images.generate(prompt=prompt, stream=True, extra_body={"steps": 900, "seed": 5})
+    job = job_of(server, prompt)
+    stream.close()
+    assert server.ended(job)["phase"] == "cancelled"
+
+
+def test_a_job_with_a_key_outlives_its_client(client: openai.OpenAI, server: Running) -> None:
+    prompt, key = "somebody comes back for this", {"Idempotency-Key": "back"}
+    body = {"steps": 3, "seed": 5}
+    with pytest.raises(openai.APITimeoutError):
+        hasty = client.with_options(timeout=0.5)
+        hasty.images.generate(prompt=prompt, extra_headers=key, extra_body=body)
+    made = client.images.generate(prompt=prompt, extra_headers=key, extra_body=body)
+    assert (made.model_extra or {})["job"] == job_of(server, prompt)

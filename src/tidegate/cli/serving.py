@@ -35,8 +35,8 @@ BACKLOG: Final = 256
 # Streams of events never end by themselves; what is answered in this time is answered.
 GRACE_S: Final = 2
 KEEP_ALIVE_S: Final = 30
-# The journal's thread computes too, and with Python's 5 ms the event loop may wait that long for its turn. The
-# fastest tenth of negotiations took 1.6 ms with 5 ms and 1.1 ms with this, on two busy cores (bench/http).
+# The journal's thread computes too, and with Python's 5 ms the event loop may wait that long for its turn.
+# The fastest tenth of negotiations took 1.6 ms with that and 1.1 ms with this, on two busy cores.
 SWITCH_S: Final = 0.000_2
 
 
