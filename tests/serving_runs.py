@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tidegate.runtime.gate import Gate
@@ -77,7 +78,10 @@ async def pixels(gate: Gate, job: str) -> list[str]:
 async def _serve(state: Path, model: Path, device: str) -> None:
     """Answer commands until stdin ends: `submit KEY STEPS`, `wait ID`, `jobs`, `workers`."""
     loop = asyncio.get_running_loop()
-    async with serving(settings_for(state, model, device=device)) as gate:
+    settings = settings_for(state, model, device=device)
+    # Killed again and again by a test, a worker is not to be rested for as long as one that fails by itself.
+    policy = replace(settings.policy, backoff_ms=50, backoff_max_ms=200, quarantine_ms=200)
+    async with serving(settings.model_copy(update={"policy": policy})) as gate:
         _say({"up": True})
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

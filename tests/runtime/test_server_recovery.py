@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import select
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from serving_process import ServerProcess, has_ended
 from serving_runs import made, order_of, pixels, settings_for
 from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Stage
@@ -22,38 +19,6 @@ from tidegate.runtime.frontdesk import FrontDesk
 from tidegate.runtime.server import serving
 
 STEPS = 3
-DRIVER = Path(__file__).parent.parent / "serving_runs.py"
-
-
-class ServerProcess:
-    """A server of its own process, talked to by lines."""
-
-    def __init__(self, state: Path, model: Path) -> None:
-        command = [sys.executable, str(DRIVER), str(state), str(model), "virtual:3GiB"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.read() == {"up": True}
-
-    def ask(self, *words: str) -> dict[str, object]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(" ".join(words) + "\n")
-        self._process.stdin.flush()
-        return self.read()
-
-    def read(self) -> dict[str, object]:
-        assert self._process.stdout is not None
-        said: dict[str, object] = json.loads(self._process.stdout.readline())
-        return said
-
-    def kill(self) -> None:
-        self._process.kill()
-        self.close()
-
-    def close(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +63,7 @@ def test_a_killed_server_goes_on_where_it_was(tmp_path: Path, sd1_tiny: Path, un
     workers = server.ask("workers")
     server.kill()
     for pid in workers.values():
-        assert _has_ended(int(str(pid))), "no process outlives its server"
+        assert has_ended(int(str(pid))), "no process outlives its server"
     again = ServerProcess(tmp_path, sd1_tiny)
     assert again.ask("submit", "the-key", str(STEPS)) == {"id": job, "created": False}
     ended = again.ask("wait", str(job))
@@ -107,15 +72,3 @@ def test_a_killed_server_goes_on_where_it_was(tmp_path: Path, sd1_tiny: Path, un
     with VirtualCard(tmp_path / "card-3GiB.vcard") as card:
         assert card.use().used_bytes == 0
     assert not list((tmp_path / "work").iterdir())
-
-
-def _has_ended(pid: int) -> bool:
-    """Wait for a process that is not our child; the kernel ends it with its parent."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], 10)[0])
-    finally:
-        os.close(descriptor)
