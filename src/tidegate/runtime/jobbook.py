@@ -99,7 +99,8 @@ class JobBook:
                 frame = _frame(entry, index)
                 frame.outcome = JobPhase(image.outcome) if image.outcome else None
                 frame.code, frame.message = image.code, image.message
-                frame.checkpoints = dict(image.checkpoints)
+                # Of an image that has ended nothing is kept but how it was made.
+                frame.checkpoints = {} if image.outcome else dict(image.checkpoints)
                 frame.executions = {stage: kept.execution for stage, kept in image.checkpoints.items()}
                 entry.frames.append(frame)
             self._enter(entry)

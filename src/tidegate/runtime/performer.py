@@ -231,7 +231,6 @@ class Performer:
             rec.image_ended(
                 frame.name, outcome=effect.outcome.value, code=effect.code, message=effect.message
             ),
-            rec.stages_forgotten(frame.name),
         ]
         entry = self._book.entry(frame.job)
         if all(other is frame or other.outcome is not None for other in entry.frames):
