@@ -31,7 +31,7 @@ def document(*, coverage: bool) -> schemathesis.BaseSchema:
 
 ALL_HEALTH = list(HealthCheck)
 SAMPLE = settings(max_examples=6, derandomize=True, suppress_health_check=ALL_HEALTH)
-MANY = settings(max_examples=400, suppress_health_check=ALL_HEALTH)
+MANY = settings(max_examples=100, suppress_health_check=ALL_HEALTH)
 
 
 @schemathesis.check
