@@ -12,55 +12,32 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tidegate.core import events as ev
 from tidegate.core.arbiter import Arbiter
-from tidegate.core.faults import ClientError, WorkerError
+from tidegate.core.faults import WorkerError
 from tidegate.core.house import House
 from tidegate.core.worker import PREDICTOR, WorkerKind
 from tidegate.runtime import premises, registry, restart, whatif
-from tidegate.runtime.cards.device import parse_device
-from tidegate.runtime.cards.virtual import VirtualCard
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.conversation import Gone
 from tidegate.runtime.darkroom import Darkroom, kept_by
 from tidegate.runtime.exhibits import Showroom
 from tidegate.runtime.frontdesk import Desk, FrontDesk
-from tidegate.runtime.gallery import Gallery
+from tidegate.runtime.groundwork import Ground, laid
 from tidegate.runtime.jobbook import JobBook
-from tidegate.runtime.journal.journal import Journal
 from tidegate.runtime.journal.records import Record
-from tidegate.runtime.journal.recovery import Recovered
-from tidegate.runtime.lock import Lock
 from tidegate.runtime.newsroom import Newsroom
 from tidegate.runtime.performer import Performer
 from tidegate.runtime.predictor import Predictor
 from tidegate.runtime.prefetch import Prefetch
 from tidegate.runtime.reload import Reload
 from tidegate.runtime.settings import Settings
-from tidegate.runtime.settings_file import state_folder_of
 from tidegate.runtime.shell import Shell
-from tidegate.runtime.store import FOLDER_MODE, Store
 from tidegate.runtime.supervisor import Process, Supervisor
 from tidegate.runtime.telemetry import Telemetry
 from tidegate.runtime.threads import Threads, on
 from tidegate.wire import messages
-
-
-@dataclass(slots=True, kw_only=True)
-class _Ground:
-    """What stands before the first process is started."""
-
-    state: Path
-    lock: Lock
-    store: Store
-    gallery: Gallery
-    journal: Journal
-    found: Recovered
-    virtual: VirtualCard | None
-    models: registry.Registry
-    problems: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +72,7 @@ class Server:
     async def running(self) -> AsyncIterator[FrontDesk]:
         """Start everything, hand out the gate, and end everything again."""
         try:
-            ground = await on(self._threads.files, self._founded)
+            ground = await on(self._threads.files, laid, self._settings, on_problem=self._journal_trouble)
             self._closing.callback(ground.lock.release)
             # Closed after telemetry, which is put on this stack later, and before the lock is let go.
             self._closing.callback(ground.journal.close)
@@ -108,66 +85,15 @@ class Server:
             self._closing.close()
             self._threads.close()
 
-    # --- before the first process
-
-    def _founded(self) -> _Ground:
-        """Make the state folder, lock it and read what is there. Blocks."""
-        state = state_folder_of(self._settings)
-        try:
-            state.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-            state.chmod(FOLDER_MODE)
-            lock = premises.state_lock(state)
-        except OSError as error:
-            raise ClientError(
-                f"The state folder {state} cannot be used: {error.strerror}.",
-                remedy="Name another one with --state.",
-                code="bad_state_folder",
-            ) from error
-        try:
-            store = Store(state)
-            store.prepare()
-            gallery = Gallery(state, store)
-            problems = gallery.open()
-            journal = Journal(state, on_problem=self._journal_trouble)
-            found = journal.open()
-            virtual = premises.ledger_for(parse_device(self._settings.cards[0].device), state)
-            models = registry.gathered(self._settings)
-        except BaseException:
-            lock.release()
-            raise
-        return _Ground(
-            state=state,
-            lock=lock,
-            store=store,
-            gallery=gallery,
-            journal=journal,
-            found=found,
-            virtual=virtual,
-            models=models,
-            problems=problems + found.problems,
-        )
-
     # --- assembly
 
-    async def _assembled(self, ground: _Ground, group: asyncio.TaskGroup) -> FrontDesk:
+    async def _assembled(self, ground: Ground, group: asyncio.TaskGroup) -> FrontDesk:
         virtual = ground.virtual
         supervisor = Supervisor(self._threads, ledger_path=str(virtual.path) if virtual else "")
         self._supervisor = supervisor
         supervisor.begin(group)
         site = await self._surveyed(ground, supervisor)
-        self._book.restore(ground.found.jobs.values())
-        resumption = await on(
-            self._threads.files,
-            restart.resumed,
-            ground.found,
-            self._book,
-            house=site.house,
-            policy=self._settings.policy,
-            models=site.models,
-            engine_build=site.predictor.engine_build,
-            is_sound=ground.store.is_sound,
-            now_ms=self._clock.now_ms(),
-        )
+        resumption = await self._resumed(ground, site)
         darkroom = self._darkroom(ground, site)
         tapes = kept_by([frame for _, frame in self._book.unfinished()])
         await on(self._threads.files, ground.store.sweep, darkroom.objects(), tapes=tapes)
@@ -184,10 +110,7 @@ class Server:
             post=self._post,
         )
         shell = Shell(
-            resumption.arbiter,
-            ground.journal,
-            perform=performer.perform,
-            records_of=performer.records_of,
+            resumption.arbiter, ground.journal, perform=performer.perform, records_of=performer.records_of
         )
         self._shell = shell
         telemetry = self._begin(ground, site, group, performer, resumption)
@@ -209,7 +132,23 @@ class Server:
         )
         return FrontDesk(desk, reload=reload.run)
 
-    async def _surveyed(self, ground: _Ground, supervisor: Supervisor) -> _Site:
+    async def _resumed(self, ground: Ground, site: _Site) -> restart.Resumption:
+        """Take up what the journal held."""
+        self._book.restore(ground.found.jobs.values())
+        return await on(
+            self._threads.files,
+            restart.resumed,
+            ground.found,
+            self._book,
+            house=site.house,
+            policy=self._settings.policy,
+            models=site.models,
+            engine_build=site.predictor.engine_build,
+            is_sound=ground.store.is_sound,
+            now_ms=self._clock.now_ms(),
+        )
+
+    async def _surveyed(self, ground: Ground, supervisor: Supervisor) -> _Site:
         """Have the engine list its devices and open every model's headers."""
         process = await _brought_up(supervisor)
         seen = await process.talk.ask(messages.Survey(serial=0), messages.Surveyed)
@@ -236,7 +175,7 @@ class Server:
         house = House(ram=ram, cards=cards, image_models=models.image_models())
         return _Site(place=place, predictor=predictor, models=models, house=house)
 
-    def _darkroom(self, ground: _Ground, site: _Site) -> Darkroom:
+    def _darkroom(self, ground: Ground, site: _Site) -> Darkroom:
         return Darkroom(
             store=ground.store,
             gallery=ground.gallery,
@@ -253,7 +192,7 @@ class Server:
 
     def _begin(
         self,
-        ground: _Ground,
+        ground: Ground,
         site: _Site,
         group: asyncio.TaskGroup,
         performer: Performer,
@@ -287,7 +226,7 @@ class Server:
         return telemetry
 
     def _desk(
-        self, ground: _Ground, site: _Site, darkroom: Darkroom, prefetch: Prefetch, shell: Shell
+        self, ground: Ground, site: _Site, darkroom: Darkroom, prefetch: Prefetch, shell: Shell
     ) -> Desk:
         supervisor = self._supervisor
         assert supervisor is not None, "it was made before"
