@@ -227,18 +227,25 @@ class World:
                 part.ram_promised = min(part.ram_promised, part.ram_actual)
         if self.fault("leak", at_fault, self.faults.leak):
             return
+        parts = [(name, process.parts[name]) for name in names if name in process.parts]
         if self.fault("free_late", at_fault, self.faults.free_late):
-            self.later(self.chance.number("late by", 200, 4_000), lambda: self._free_now(process, names))
+            self.later(self.chance.number("late by", 200, 4_000), lambda: self._free_now(process, parts))
             return
-        self._free_now(process, names)
+        self._free_now(process, parts)
 
-    def _free_now(self, process: Process, names: tuple[str, ...]) -> None:
+    def _free_now(self, process: Process, parts: list[tuple[str, Part]]) -> None:
+        """Free these very bytes, also when something new of the same name has taken their place meanwhile."""
         if process.is_dead:
             return
-        for name in names:
-            part = process.parts.pop(name, None)
-            if part is not None:
-                self._sample_changed(process)
+        for name, part in parts:
+            if process.parts.get(name) is part:
+                del process.parts[name]
+            elif (stranded := process.parts.get("stranded")) is not None:
+                stranded.card_actual = max(0, stranded.card_actual - part.card_actual)
+                stranded.card_promised = min(stranded.card_promised, stranded.card_actual)
+                stranded.ram_actual = max(0, stranded.ram_actual - part.ram_actual)
+                stranded.ram_promised = min(stranded.ram_promised, stranded.ram_actual)
+            self._sample_changed(process)
 
     def _sample_changed(self, process: Process) -> None:
         for pool in (process.card, RAM):
