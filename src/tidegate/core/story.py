@@ -19,16 +19,20 @@ class Stories:
 
     lines_max: int
     lines: dict[str, list[str]] = field(default_factory=dict)
+    begun_ms: dict[str, int] = field(default_factory=dict)
 
     def tell(self, subject: str, line: str, *, at_ms: int) -> None:
-        """Add a line to a subject's story."""
+        """Add a line to a subject's story, with the time since the story began."""
         told = self.lines.pop(subject, None)
         if told is None:
             told = []
             if len(self.lines) >= SUBJECTS_MAX:
-                del self.lines[next(iter(self.lines))]
+                forgotten = next(iter(self.lines))
+                del self.lines[forgotten]
+                del self.begun_ms[forgotten]
+            self.begun_ms[subject] = at_ms
         self.lines[subject] = told  # Last told stands last, so that the first is the one to forget.
-        told.append(f"{time_text(at_ms)}: {line}")
+        told.append(f"{time_text(at_ms - self.begun_ms[subject])}: {line}")
         if len(told) > self.lines_max:
             del told[1]  # The beginning of a story is kept; its middle goes.
 
