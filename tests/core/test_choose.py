@@ -226,7 +226,7 @@ def test_a_whole_image_carries_along_what_stays_loaded() -> None:
 def test_explain_names_decision_bytes_and_refusals() -> None:
     lines = plan_stage(decode(1100 * MIB)).explain()
     assert lines[0] == "image 1: decode runs on the card, in tiles of 48."
-    assert any("needs 1.72 GiB more card memory" in line for line in lines)
+    assert any("needs 1.72 GiB of card memory" in line for line in lines)
     data = plan_stage(decode(1100 * MIB)).data()
     assert (data["tile"], data["card"]) == (48, "the card")
 

@@ -210,7 +210,7 @@ def test_too_little_ram_is_one_clear_error(
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1
     assert err.startswith(
-        "tidegate: There is not enough memory for encode: on the CPU: needs 236 MiB more RAM"
+        "tidegate: There is not enough memory for encode: on the CPU: needs 236 MiB of RAM"
     )
     assert files_in(tmp_path) == before
 

@@ -60,7 +60,7 @@ class Rejection:
             case _:
                 assert_never(self.reason)
         needed, available = size_text(self.needed_bytes), size_text(self.available_bytes)
-        return f"{what}: needs {needed} more {where}, at most {available} can be made free"
+        return f"{what}: needs {needed} of {where}, at most {available} can be made free"
 
 
 def keeps_held(question: StageQuestion, option: StageOption) -> bool:
