@@ -8,6 +8,7 @@ is said on its channel is `worker`'s business; the child's own half of the barga
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from tidegate.core.faults import WorkerError
+from tidegate.core.faults import CapacityError, WorkerError
 from tidegate.wire import channel, messages
 
 # Enough for a Python traceback or the backtrace that the engine prints before it aborts.
@@ -93,23 +94,49 @@ class Child:
         self._ending: Ending | None = None
         self._lines: deque[str] = deque(maxlen=LAST_LINES_MAX)
         self._on_line = on_line
-        self._listener = threading.Thread(target=self._listen, args=(said,), name=f"stderr of {process.pid}")
-        self._listener.start()
         self.channel = talk
         self.exchange = exchange
+        # A daemon: a child that nobody could end must not keep us from ending.
+        self._listener = threading.Thread(
+            target=self._listen, args=(said,), name=f"stderr of {process.pid}", daemon=True
+        )
+        try:
+            self._listener.start()
+        except BaseException:  # no thread is left, or Ctrl-C; whoever spawns undoes the rest
+            os.close(self._pidfd)
+            raise
 
     @classmethod
     def spawn(
         cls, module: str, *, environment: Mapping[str, str] | None = None, on_line: OnLine = unheard
     ) -> Child:
         """Start `python -m module` in a session of its own; by exec, as a fork would carry our locks."""
-        ours, theirs = socket.socketpair()
-        exchange = os.memfd_create("tidegate-exchange", os.MFD_CLOEXEC)
-        read_end, write_end = os.pipe()
-        # -P: a file named numpy.py in the user's folder is none of the child's business.
-        command = [sys.executable, "-P", "-m", module, "--channel", str(theirs.fileno())]
-        command += ["--exchange", str(exchange), "--parent", str(os.getpid())]
         try:
+            return cls._spawned(module, environment=environment, on_line=on_line)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise CapacityError(
+                "Too many open files: a worker cannot be started.",
+                remedy="Allow more of them, for example with: ulimit -n 4096",
+                code="too_many_open_files",
+            ) from error
+
+    @classmethod
+    def _spawned(cls, module: str, *, environment: Mapping[str, str] | None, on_line: OnLine) -> Child:
+        # Left in this order: first what was only the child's, then, unless all went well, what is ours.
+        with contextlib.ExitStack() as undone, contextlib.ExitStack() as passed:
+            ours, theirs = socket.socketpair()
+            undone.callback(ours.close)
+            passed.callback(theirs.close)
+            exchange = os.memfd_create("tidegate-exchange", os.MFD_CLOEXEC)
+            undone.callback(os.close, exchange)
+            read_end, write_end = os.pipe()
+            passed.callback(os.close, write_end)
+            said = undone.enter_context(os.fdopen(read_end, "rb"))
+            # -P: a file named numpy.py in the user's folder is none of the child's business.
+            command = [sys.executable, "-P", "-m", module, "--channel", str(theirs.fileno())]
+            command += ["--exchange", str(exchange), "--parent", str(os.getpid())]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -119,16 +146,11 @@ class Child:
                 start_new_session=True,
                 env=None if environment is None else dict(environment),
             )
-        except OSError:
-            ours.close()
-            os.close(read_end)
-            os.close(exchange)
-            raise
-        finally:
-            theirs.close()
-            os.close(write_end)
-        talk = channel.parent_end(ours)
-        return cls(process, talk=talk, exchange=exchange, said=os.fdopen(read_end, "rb"), on_line=on_line)
+            undone.callback(_sweep, process)
+            talk = channel.parent_end(ours)
+            child = cls(process, talk=talk, exchange=exchange, said=said, on_line=on_line)
+            undone.pop_all()
+        return child
 
     @property
     def pid(self) -> int:
@@ -194,8 +216,17 @@ class Child:
             self._pidfd = -1
 
     def _listen(self, said: BinaryIO) -> None:
-        with said:
+        # Closed under our hands (a ValueError) when the spawning was interrupted: nobody wants to hear it.
+        with contextlib.suppress(ValueError), said:
             while line := said.readline(LINE_BYTES_MAX):
                 text = line.decode("utf-8", "replace").rstrip()
                 self._lines.append(text)
-                self._on_line(text)
+                with contextlib.suppress(OSError):  # whoever listens has gone; the child must not notice
+                    self._on_line(text)
+
+
+def _sweep(process: subprocess.Popen[bytes]) -> None:
+    """End a child that was started for nobody, with all that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone already
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -91,10 +91,13 @@ class ImageWorker:
             ),
             patience=patience or Patience(),
         )
-        hello = worker._answer(0, messages.Hello)
-        if hello.version != messages.WIRE_VERSION:
+        try:
+            hello = worker._answer(0, messages.Hello)
+            if hello.version != messages.WIRE_VERSION:
+                raise Bug(f"The worker speaks version {hello.version}, we speak {messages.WIRE_VERSION}.")
+        except BaseException:  # Ctrl-C too: nobody but us knows the child yet, so nobody else can end it
             worker.end()
-            raise Bug(f"The worker speaks version {hello.version}, we speak {messages.WIRE_VERSION}.")
+            raise
         worker.engine_build = hello.engine_build
         return worker
 
