@@ -9,12 +9,15 @@ traceback; a programmer's error is a traceback, never a line. Each command lives
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
-from typing import Final, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
+from tidegate import __version__
 from tidegate.cli.demo import demo
 from tidegate.cli.doctor import doctor
 from tidegate.cli.image import image
@@ -36,7 +39,7 @@ EXIT_PIPE: Final = 128 + signal.SIGPIPE
 app = typer.Typer(
     name="tidegate",
     help="Images on one consumer GPU that never fail for lack of memory.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -47,13 +50,41 @@ for command in (serve, image, demo, jobs, plan, top, doctor, replay, synth):
 
 
 @app.callback()
-def commands() -> None:
+def commands(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     """Images on one consumer GPU that never fail for lack of memory."""
+    if version:
+        typer.echo(f"tidegate {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _open_standard_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Give the numbers 0, 1 and 2 to /dev/null where they are closed, or the next file opened gets one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, as `>&-` leaves it
+            _silence(number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # lasts as long as we do
+
+
+def _silence(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def run(arguments: list[str]) -> int:
@@ -61,6 +92,7 @@ def run(arguments: list[str]) -> int:
     try:
         # Without standalone mode typer returns the code of an Exit, and lets the errors through.
         code = app(args=arguments, prog_name="tidegate", standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         return _ended(f"{error.format_message().rstrip('.')}.", EXIT_CLIENT, remedy="Try: tidegate --help")
     except (Interrupted, KeyboardInterrupt, typer.Abort) as stopped:
@@ -71,11 +103,16 @@ def run(arguments: list[str]) -> int:
         return _ended(fault.message, EXIT_CAPACITY, remedy=fault.remedy)
     except WorkerError as fault:
         return _ended(fault.message, EXIT_WORKER, remedy=fault.remedy)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as ended:
+        # typer makes a SystemExit of a broken pipe.
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        _silence(sys.__stdout__.fileno() if sys.__stdout__ else 1)  # what is still unwritten has no reader
         return EXIT_PIPE
     return code if isinstance(code, int) else 0
 
 
 def _ended(message: str, code: int, remedy: str = "") -> int:
-    print("tidegate: " + " ".join(f"{message} {remedy}".split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # a stderr that is full or gone; the code is said all the same
+        print("tidegate: " + " ".join(f"{message} {remedy}".split()), file=sys.stderr)
     return code

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tidegate import __version__
 from tidegate.core.faults import ClientError, Fault
 from tidegate.core.quantity import GIB, MIB, size_text
 from tidegate.runtime import children
@@ -85,7 +86,8 @@ def _bad(topic: str, text: str, remedy: str) -> Finding:
 
 def _system() -> Finding:
     text = (
-        f"{platform.system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}"
+        f"tidegate {__version__}, {platform.system()} {platform.release()}, {platform.machine()}, "
+        f"Python {platform.python_version()}"
     )
     if sys.platform != "linux":
         return _bad("system", f"{text}: only Linux is supported.", "Run it on Linux.")
