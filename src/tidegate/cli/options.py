@@ -42,7 +42,9 @@ _SAMPLING, _MODEL, _MACHINE = "Sampling", "Model files", "Machine"
 Prompt = Annotated[
     str, typer.Argument(help="What to see. May be left out with --resume.", show_default=False)
 ]
-Output = Annotated[str, typer.Option("-o", "--output", help="The PNG file to write.", show_default=False)]
+Output = Annotated[
+    str, typer.Option("-o", "--output", help="The PNG file to write.", show_default=DEFAULT_OUTPUT)
+]
 Negative = Annotated[str, typer.Option(help="What not to see.", rich_help_panel=_SAMPLING)]
 Size = Annotated[str, typer.Option(help="Width x height in pixels.", rich_help_panel=_SAMPLING)]
 Steps = Annotated[int, typer.Option(help="Sampling steps.", rich_help_panel=_SAMPLING)]

@@ -6,6 +6,7 @@ Owns how the answer is printed. The words in it are the planner's.
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
@@ -16,7 +17,9 @@ from tidegate.core.quantity import size_text, time_text
 
 
 def plan(
-    prompt: options.Prompt = "an image",
+    prompt: Annotated[
+        str, typer.Argument(help="What to see; may be left out.", show_default=False)
+    ] = "an image",
     *,
     model: options.Model = "",
     size: options.Size = "512x512",

@@ -13,13 +13,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from tidegate.core.faults import ClientError
 from tidegate.core.quantity import size_text
 from tidegate.synth.checkpoints import PLAIN_TYPE, RECIPES, WEIGHT_TYPES, synthesise
 
 
 def synth(
-    name: Annotated[str, typer.Argument(help=f"Which checkpoint: {', '.join(RECIPES)}.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write it; made if it does not exist.")],
+    name: Annotated[
+        str, typer.Argument(help=f"Which checkpoint: {', '.join(RECIPES)}.", show_default=False)
+    ] = "",
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to write it; made if it does not exist.", show_default=False)
+    ] = None,
     *,
     weight_type: Annotated[
         str, typer.Option("--type", help=f"Type of the weights: {', '.join(WEIGHT_TYPES)}.")
@@ -35,6 +40,12 @@ def synth(
     f16 is written as safetensors, quantised types as GGUF. sd1-tiny holds no VAE; a TAESD is written beside
     it.
     """
+    if not name or folder is None:
+        raise ClientError(
+            "A name and a folder are needed.",
+            remedy=f"Write: tidegate synth {name or 'NAME'} FOLDER, with one of {', '.join(RECIPES)}.",
+            code="no_name",
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
