@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from server_process import Running
+from tidegate import __version__
 from tidegate.cli import address
 from tidegate.cli.main import run
 from tidegate.cli.serving import bound, url_of
@@ -27,6 +28,22 @@ def no_settings_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, str(tmp_path))
     for name in ("TIDEGATE_CONFIG", "TIDEGATE_SERVER", "TIDEGATE_KEY", "TIDEGATE_STATE", "TIDEGATE_MODELS"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_no_command_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    said = capsys.readouterr()
+    assert "\n  image " in said.out
+    assert not said.err
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"tidegate {__version__}\n"
+
+
+def test_a_missing_name_lists_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["synth"]) == 2
+    said = capsys.readouterr().err
+    assert "sd1-tiny" in said
+    assert said.count("\n") == 1
 
 
 def test_a_job_is_listed_shown_and_cancelled(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +67,7 @@ def test_the_server_is_found_by_its_state_folder(server: Running, capsys: pytest
 def test_a_refusal_of_the_server_is_one_line(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["jobs", "none", "--server", server.url]) == 2
     said = capsys.readouterr().err
-    assert re.fullmatch(r"tidegate: There is no job .*\n", said), said
+    assert re.fullmatch(r"tidegate: There is no job .*List them with: tidegate jobs\n", said), said
 
 
 def test_a_plan_is_explained(server: Running, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,8 +34,7 @@ def jobs(
         raise ClientError("No job was named.", remedy="Write: tidegate jobs ID --cancel", code="no_job")
     with Caller.of(server, config=config, state=state) as caller:
         if job:
-            shown = caller.post(f"/api/jobs/{job}/cancel") if cancel else caller.get(f"/api/jobs/{job}")
-            shown["story"] = caller.get(f"/api/jobs/{job}/story")["lines"]
+            shown = _told(caller, job, does_cancel=cancel)
         else:
             shown = caller.get("/api/jobs", count_max=count_max)
     if as_json:
@@ -46,6 +45,19 @@ def jobs(
         _page(console, shown)
     else:
         console.print(_table(shown["jobs"]) if shown["jobs"] else "There are no jobs.", highlight=False)
+
+
+def _told(caller: Caller, job: str, *, does_cancel: bool) -> dict[str, Any]:  # Any: see the import
+    """One job with its story, cancelled first where that is wanted."""
+    try:
+        shown = caller.post(f"/api/jobs/{job}/cancel") if does_cancel else caller.get(f"/api/jobs/{job}")
+    except ClientError as fault:
+        if fault.code != "unknown_job":
+            raise
+        # The server's remedy is a route; whoever types commands needs the command.
+        raise ClientError(fault.message, remedy="List them with: tidegate jobs", code=fault.code) from fault
+    story: dict[str, Any] = caller.get(f"/api/jobs/{job}/story")
+    return {**shown, "story": story["lines"]}
 
 
 def state_text(job: dict[str, Any]) -> str:  # Any: see the import
