@@ -5,6 +5,8 @@ Processes on it are in tests/native/test_vcard_card.py and test_vcard_ledger.py.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -173,3 +175,37 @@ def test_a_reader_sees_all_of_a_change_or_nothing(tmp_path: Path) -> None:
 
 def test_ledgers_lie_where_they_may_be_written() -> None:
     assert ledger_folder().is_dir()
+
+
+def dead_pid() -> int:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_a_ledger_under_our_process_id_is_passed_by(tmp_path: Path) -> None:
+    with VirtualCard.create_in(tmp_path, SPEC) as first:
+        number = int(first.path.stem.rpartition("-")[2])
+        stale = tmp_path / f"tidegate-{os.getpid()}-{number + 1}.vcard"
+        stale.write_bytes(b"")
+        with VirtualCard.create_in(tmp_path, SPEC) as second:
+            assert second.path.name == f"tidegate-{os.getpid()}-{number + 2}.vcard"
+
+
+def test_ledgers_of_the_dead_are_swept_away(tmp_path: Path) -> None:
+    pid = dead_pid()
+    (tmp_path / f"tidegate-{pid}-1.vcard").write_bytes(b"")
+    (tmp_path / f"tidegate-{pid}-1.vcard.{pid}.1.draft").write_bytes(b"")
+    (tmp_path / "tidegate-mine.vcard").write_bytes(b"")
+    # One from another container: its number is nobody's here, but it is held.
+    with VirtualCard.create_in(tmp_path, SPEC) as foreign:
+        held = tmp_path / f"tidegate-{pid}-2.vcard"
+        foreign.path.rename(held)
+        with VirtualCard.create_in(tmp_path, SPEC) as card:
+            assert {path.name for path in tmp_path.iterdir()} == {
+                "tidegate-mine.vcard",
+                held.name,
+                card.path.name,
+            }
+    with VirtualCard.create_in(tmp_path, SPEC):
+        assert not held.exists()
