@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tidegate.cli import options
 from tidegate.cli.show import Show
+from tidegate.core.faults import ClientError
 from tidegate.core.quantity import time_text
 from tidegate.runtime import children, oneshot
 from tidegate.runtime.order import Wish
@@ -58,18 +59,36 @@ def image(
     typed = dict(locals())
     wish = options.wish_again(typed) if resume and not prompt else options.wish_of(typed)
     report = _made(wish, resumes=resume, verbose=verbose)
-    print(json.dumps(report.data(), indent=2, ensure_ascii=False) if as_json else _told(report))
+    _tell(json.dumps(report.data(), indent=2, ensure_ascii=False) if as_json else _told(report))
 
 
 def _made(wish: Wish, *, resumes: bool, verbose: bool) -> Report:
     order = options.order_of(wish, resumes=resumes)
-    # Told to go is told to stop: what is saved stays, and the virtual card goes.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Told to go is told to stop, and so is a closed terminal: what is saved stays, and the virtual card goes.
+    leaving = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in leaving}
+    for number in leaving:
+        if before[number] is not signal.SIG_IGN:  # `nohup` means it
+            signal.signal(number, signal.default_int_handler)
     try:
         with Show(Console(stderr=True)) as shown:
             return oneshot.make(order, shown, on_line=_say if verbose else children.unheard)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever read it went away; `main` knows the exit code for that
+        raise
+    except OSError as error:
+        raise ClientError(
+            f"The image is made, but standard output does not take the report: {error.strerror}.",
+            remedy="Send it to a place that can be written.",
+            code="stdout_unwritable",
+        ) from error
 
 
 def _say(line: str) -> None:

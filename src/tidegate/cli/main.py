@@ -66,7 +66,12 @@ def commands(
 def main() -> NoReturn:
     """Run the command line and exit."""
     _open_standard_streams()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # told already; Python would try again at its end, and have a word and a code of its own
+        _silence(1)
+    sys.exit(code)
 
 
 def _open_standard_streams() -> None:
@@ -77,7 +82,7 @@ def _open_standard_streams() -> None:
         except OSError:  # closed, as `>&-` leaves it
             _silence(number)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # lasts as long as we do
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _silence(number: int) -> None:
@@ -107,9 +112,22 @@ def run(arguments: list[str]) -> int:
         # typer makes a SystemExit of a broken pipe.
         if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
             raise
-        _silence(sys.__stdout__.fileno() if sys.__stdout__ else 1)  # what is still unwritten has no reader
         return EXIT_PIPE
+    except OSError as error:
+        if _takes_output():  # then it is a mistake of ours
+            raise
+        message = f"Standard output does not take what there is to say: {error.strerror}."
+        return _ended(message, EXIT_CLIENT, remedy="Send it to a place that can be written.")
     return code if isinstance(code, int) else 0
+
+
+def _takes_output() -> bool:
+    try:
+        # Where output is not kept back, only a new try tells.
+        print(flush=True)
+    except OSError:
+        return False
+    return True
 
 
 def _ended(message: str, code: int, remedy: str = "") -> int:
