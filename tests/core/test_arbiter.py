@@ -168,6 +168,43 @@ def test_a_guest_hears_what_could_be_had() -> None:
     assert "wait_ms" in answer.alternatives[-1]
 
 
+def asks(lease: str, *, card: str = "gpu0", amount_bytes: int = MIB, at_ms: int = 0) -> ev.GuestAsked:
+    return ev.GuestAsked(
+        at_ms=at_ms, lease=lease, card=card, amount_bytes=amount_bytes, purpose="", hold_ms=60_000, wait_ms=0
+    )
+
+
+def test_a_guest_hears_why_it_cannot_be() -> None:
+    seen = Recorder(house(6 * GIB)).until(1_000)
+
+    def answered(event: ev.GuestAsked) -> ef.AnswerGuest:
+        seen.world.arbiter.handle(event)
+        return [effect for effect in seen.effects if isinstance(effect, ef.AnswerGuest)][-1]
+
+    now_ms = seen.world.now_ms
+    nowhere = answered(asks("nowhere", card="gpu7", at_ms=now_ms))
+    assert (nowhere.state, nowhere.largest_now_bytes) == (ef.GuestState.DENIED, 0)
+    assert nowhere.alternatives == ("there is no card 'gpu7'; there are: gpu0",)
+    huge = answered(asks("huge", amount_bytes=7 * GIB, at_ms=now_ms))
+    assert huge.state is ef.GuestState.DENIED
+    assert 0 < huge.largest_now_bytes <= 6 * GIB
+    assert huge.alternatives[0] == "this is larger than the card: gpu0 has 6.00 GiB in all"
+    # What is said to be there is there.
+    granted = answered(asks("most", amount_bytes=huge.largest_now_bytes, at_ms=now_ms))
+    assert granted.state is ef.GuestState.GRANTED
+
+
+def test_a_guest_too_many_is_told_so() -> None:
+    seen = Recorder(house(6 * GIB)).until(1_000)
+    guests_max = seen.world.arbiter.state.policy.guests_max
+    for number in range(guests_max + 1):
+        seen.world.arbiter.handle(asks(f"guest{number}", at_ms=seen.world.now_ms))
+    answers = [effect for effect in seen.effects if isinstance(effect, ef.AnswerGuest)]
+    assert [answer.state for answer in answers[:-1]] == [ef.GuestState.GRANTED] * guests_max
+    assert answers[-1].state is ef.GuestState.DENIED
+    assert answers[-1].alternatives[0].startswith(f"{guests_max} other programs hold card memory")
+
+
 def test_a_guest_that_waits_gets_what_the_idle_give_up() -> None:
     wish = Act(5_000, "guest", "game", (4 * GIB, 1_000, 4_000), "gpu0")
     seen = Recorder(house(6 * GIB), chat(0, "a"), wish).until(30_000)

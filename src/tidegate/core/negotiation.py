@@ -15,6 +15,7 @@ from tidegate.core.planner.choose import choose
 from tidegate.core.planner.option import Footprint, Provenance, StageOption
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.question import StageQuestion
+from tidegate.core.pool import Pool
 from tidegate.core.quantity import size_text, time_text
 from tidegate.core.stage import Errand, Execution, Placement
 from tidegate.core.state import Alarm, Binding, BindingKind, State
@@ -28,16 +29,23 @@ def asked(state: State, event: ev.GuestAsked) -> None:
     if event.lease in state.guests:
         return
     pool = state.ledger.pools.get(event.card)
-    possible = (
-        pool is not None and event.card != RAM and 0 < event.amount_bytes <= pool.descriptor.total_bytes
-    )
-    if not possible or len(state.guests) >= state.policy.guests_max:
-        _answer(
-            state,
-            event.lease,
-            ef.GuestState.DENIED,
-            alternatives=("ask for a card that exists, and for less",),
+    if pool is None or event.card == RAM:
+        names = ", ".join(card.name for card in state.house.cards) or "none"
+        _refuse(state, event.lease, f"there is no card {event.card!r}; there are: {names}")
+        return
+    if event.amount_bytes <= 0:
+        _refuse(state, event.lease, "ask for one byte or more")
+        return
+    if event.amount_bytes > pool.descriptor.total_bytes:
+        card = f"{event.card} has {size_text(pool.descriptor.total_bytes)} in all"
+        largest, advice = _within_reach(state, pool)
+        _refuse(
+            state, event.lease, f"this is larger than the card: {card}", *advice, largest_now_bytes=largest
         )
+        return
+    if len(state.guests) >= state.policy.guests_max:
+        count = f"{len(state.guests)} other programs hold card memory or wait for it, and no more are taken"
+        _refuse(state, event.lease, f"{count}; ask again when one of them has left")
         return
     wait_ms = min(event.wait_ms, state.policy.guest_wait_max_ms)
     guest = Guest(
@@ -128,24 +136,21 @@ def grant_guest(state: State, binding: Binding) -> None:
 
 def deny(state: State, guest: Guest) -> None:
     """Tell a guest that it gets nothing, with the largest amount there is and what else it could do."""
-    pool = state.ledger.pools[guest.card]
-    largest = max(0, min(pool.free_bytes, pool.unclaimed_bytes) - pool.headroom_bytes)
-    concessions = concessions_for(state, Taker(card=guest.card, spares_busy=True))
-    after_yield = largest + sum(concession.card_bytes for concession in concessions)
-    alternatives = [f"ask for at most {size_text(largest)} now"] if largest else []
-    if after_yield > largest:
-        alternatives.append(
-            f"ask for up to {size_text(after_yield)} with wait_ms, so that idle models can yield"
-        )
+    largest, advice = _within_reach(state, state.ledger.pools[guest.card])
     guest.to(GuestPhase.DENIED, state.stories.of(guest.holder))
     _forget(state, guest)
-    _answer(
-        state,
-        guest.lease,
-        ef.GuestState.DENIED,
-        largest_now_bytes=largest,
-        alternatives=tuple(alternatives),
-    )
+    _refuse(state, guest.lease, *advice, largest_now_bytes=largest)
+
+
+def _within_reach(state: State, pool: Pool) -> tuple[int, tuple[str, ...]]:
+    """The largest amount there is now, and in words how to get that or more."""
+    largest = max(0, min(pool.free_bytes, pool.unclaimed_bytes) - pool.headroom_bytes)
+    concessions = concessions_for(state, Taker(card=pool.name, spares_busy=True))
+    after_yield = largest + sum(concession.card_bytes for concession in concessions)
+    advice = [f"ask for at most {size_text(largest)} now"] if largest else []
+    if after_yield > largest:
+        advice.append(f"ask for up to {size_text(after_yield)} with wait_ms, so that idle models can yield")
+    return largest, tuple(advice)
 
 
 def renewed(state: State, event: ev.GuestRenewed) -> None:
@@ -185,6 +190,16 @@ def alarm_rang(state: State, lease: str) -> None:
         deny(state, guest)
     else:
         released(state, lease)
+
+
+def _refuse(state: State, lease: str, *alternatives: str, largest_now_bytes: int = 0) -> None:
+    _answer(
+        state,
+        lease,
+        ef.GuestState.DENIED,
+        largest_now_bytes=largest_now_bytes,
+        alternatives=alternatives,
+    )
 
 
 def _forget(state: State, guest: Guest) -> None:
