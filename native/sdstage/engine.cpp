@@ -135,10 +135,19 @@ Array Engine::encode_image(const Request& request, const Pixels& image, int tile
     return ready(Component::vae, true).encode_image(request, image, tile, progress);
 }
 
-Array Engine::denoise(const Request& request, const Arrays& embeddings, const Array* init_latent, const std::string& tape,
+Array Engine::denoise(const Request& request, const Arrays& embeddings, const Array* init_latent, const TapeFile& tape,
                       const Progress& progress) {
     std::lock_guard<std::mutex> lock(engine_lock());
-    return ready(Component::diffusion, false).denoise(request, embeddings, init_latent, tape, progress);
+    Instance& instance = ready(Component::diffusion, false);
+    tape_error_.clear();
+    Array latent = instance.denoise(request, embeddings, init_latent, tape, progress);
+    tape_error_  = instance.tape_error();
+    return latent;
+}
+
+std::string Engine::tape_error() const {
+    std::lock_guard<std::mutex> lock(engine_lock());
+    return tape_error_;
 }
 
 Pixels Engine::decode(const Request& request, const Array& latent, int tile, const Progress& progress) {
@@ -195,7 +204,7 @@ Footprint Engine::predict(Stage stage, const Request& request, Placement placeme
                 instance->encode_image(one_step, grey, tile, {});
                 break;
             }
-            case Stage::denoise: instance->denoise(one_step, dry_embeddings(one_step), nullptr, "", {}); break;
+            case Stage::denoise: instance->denoise(one_step, dry_embeddings(one_step), nullptr, {}, {}); break;
         }
     }
     Footprint footprint;

@@ -41,8 +41,10 @@ public:
 
     Arrays encode(const Request& request);
     Array encode_image(const Request& request, const Pixels& image, int tile, const Progress& progress);
-    Array denoise(const Request& request, const Arrays& embeddings, const Array* init_latent, const std::string& tape,
+    Array denoise(const Request& request, const Arrays& embeddings, const Array* init_latent, const TapeFile& tape,
                   const Progress& progress);
+    // Why the tape of the last denoise() could not be kept, or empty.
+    std::string tape_error() const;
     Pixels decode(const Request& request, const Array& latent, int tile, const Progress& progress);
 
     void check(const Request& request) const;
@@ -77,6 +79,7 @@ private:
     std::map<Component, Loaded> loaded_;
     std::optional<Request> dry_request_;
     Arrays dry_embeddings_;
+    std::string tape_error_;
 };
 
 // The engine keeps process-wide state (callbacks, the hooks' scope): one call at a time, whoever calls.

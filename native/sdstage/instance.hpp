@@ -45,7 +45,9 @@ public:
     virtual Arrays encode(const Request& request)                                                             = 0;
     virtual Array encode_image(const Request& request, const Pixels& image, int tile, const Progress& progress) = 0;
     virtual Array denoise(const Request& request, const Arrays& embeddings, const Array* init_latent,
-                          const std::string& tape, const Progress& progress)                                  = 0;
+                          const TapeFile& tape, const Progress& progress)                                     = 0;
+    // Why the tape of the last denoise() could not be kept, or empty.
+    virtual const std::string& tape_error() const = 0;
     virtual Pixels decode(const Request& request, const Array& latent, int tile, const Progress& progress)    = 0;
     // An all-zero latent of the request's size, for dry runs.
     virtual Array empty_latent(const Request& request) const = 0;

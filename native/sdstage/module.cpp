@@ -240,7 +240,8 @@ void bind_stages(nb::class_<Engine>& checkpoint) {
              }, "request"_a, "rgb"_a, nb::kw_only(), "tile"_a = 0, "progress"_a = nb::none())
         .def("denoise",
              [](Engine& self, const Request& request, const std::map<std::string, InArray>& embeddings,
-                const std::optional<InArray>& init_latent, const std::string& tape, const nb::object& progress) {
+                const std::optional<InArray>& init_latent, const std::string& tape, const nb::bytes& tape_owner,
+                const nb::object& progress) {
                  Arrays arrays;
                  for (const auto& [name, array] : embeddings) {
                      arrays[name] = from_python(array, name);
@@ -250,14 +251,16 @@ void bind_stages(nb::class_<Engine>& checkpoint) {
                      start = from_python(*init_latent, "init_latent");
                  }
                  const Progress on_progress = progress_from_python(progress);
+                 const TapeFile file{tape, {tape_owner.c_str(), tape_owner.size()}};
                  Array latent;
                  {
                      nb::gil_scoped_release no_gil;
-                     latent = self.denoise(request, arrays, start ? &*start : nullptr, tape, on_progress);
+                     latent = self.denoise(request, arrays, start ? &*start : nullptr, file, on_progress);
                  }
                  return to_python(std::move(latent));
              }, "request"_a, "embeddings"_a, nb::kw_only(), "init_latent"_a = nb::none(), "tape"_a = "",
-             "progress"_a = nb::none())
+             "tape_owner"_a = nb::bytes("", 0), "progress"_a = nb::none())
+        .def("tape_error", &Engine::tape_error)
         .def("decode",
              [](Engine& self, const Request& request, const InArray& latent, int tile, const nb::object& progress) {
                  const Array array          = from_python(latent, "latent");

@@ -76,6 +76,12 @@ struct ModelFacts {
     std::string default_sampler;
 };
 
+// Where the outputs of the diffusion model are recorded. `path` empty: nowhere.
+struct TapeFile {
+    std::string path;
+    std::string owner;  // up to 32 bytes; a tape of another owner is not replayed
+};
+
 // Called between steps with a projected preview (may be empty). False asks the stage to stop.
 using Progress = std::function<bool(int step, int steps, const Pixels& preview)>;
 

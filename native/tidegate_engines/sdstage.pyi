@@ -184,13 +184,18 @@ class Checkpoint:
         *,
         init_latent: NDArray[np.float32] | None = None,
         tape: str = "",
+        tape_owner: bytes = b"",
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Samples a latent. tape: a file that is replayed, then continued: bit-identical after any crash.
 
+        tape_owner: up to 32 bytes that name the image; another owner's tape is begun anew. A tape that cannot be
+        kept is given up without harm; `tape_error` says why.
         progress(step, steps, preview) is called between steps; preview is a small projection, or None at step
         0. Raises Cancelled when it returns False.
         """
+    def tape_error(self) -> str:
+        """Why the tape of the last `denoise` could not be kept, or an empty string."""
     def decode(
         self,
         request: Request,

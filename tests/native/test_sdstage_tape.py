@@ -17,29 +17,30 @@ embeddings = model.encode(wanted)
 model.load("diffusion", "cpu")
 
 def sample(tape):
-    try:
-        return digest(model.denoise(wanted, embeddings, tape=tape))
-    except sdstage.EngineError as refusal:
-        return str(refusal)
+    latent = model.denoise(wanted, embeddings, tape=tape, tape_owner=arguments.get("owner", "").encode())
+    return [digest(latent), model.tape_error()]
 
-say(latents=[sample(tape) for tape in arguments["tapes"]])
+if "limit" in arguments:
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (arguments["limit"], arguments["limit"]))
+say(samples=[sample(tape) for tape in arguments["tapes"]])
 """
 RECORD_BYTES = 4 + 4 * 8 + 4 * 8 * 8 * 4 + 4
-MAGIC_BYTES = 16
+HEADER_BYTES = 16 + 32
 
 
 def torn(tape: bytes) -> bytes:
-    return tape[: MAGIC_BYTES + 2 * RECORD_BYTES + 100]
+    return tape[: HEADER_BYTES + 2 * RECORD_BYTES + 100]
 
 
 def flipped(tape: bytes) -> bytes:
-    at = MAGIC_BYTES + RECORD_BYTES + 500
+    at = HEADER_BYTES + RECORD_BYTES + 500
     return tape[:at] + bytes([tape[at] ^ 1]) + tape[at + 1 :]
 
 
 def endless(tape: bytes) -> bytes:
     """A record that claims more data than there is."""
-    return tape[: MAGIC_BYTES + RECORD_BYTES] + b"\x01\0\0\0" + (1 << 20).to_bytes(8, "little") + b"x" * 64
+    return tape[: HEADER_BYTES + RECORD_BYTES] + b"\x01\0\0\0" + (1 << 20).to_bytes(8, "little") + b"x" * 64
 
 
 @pytest.mark.parametrize("sampler", ["euler_a", "dpm++2s_a"])
@@ -52,16 +53,16 @@ def test_any_remainder_of_a_tape_continues_to_the_same_latent(
     }
     whole = tmp_path / "whole.tape"
     with EngineProcess(SAMPLE, **arguments, tapes=["", str(whole), str(whole)]) as engine:
-        without, recorded, replayed = engine.only()["latents"]
-    assert without == recorded == replayed
+        without, recorded, replayed = engine.only()["samples"]
+    assert without == recorded == replayed == [without[0], ""]
 
     tape = whole.read_bytes()
-    assert (len(tape) - MAGIC_BYTES) % RECORD_BYTES == 0
+    assert (len(tape) - HEADER_BYTES) % RECORD_BYTES == 0
     remainders = {
         "empty": b"",
-        "only the magic": tape[:MAGIC_BYTES],
-        "half the magic": tape[:7],
-        "one record": tape[: MAGIC_BYTES + RECORD_BYTES],
+        "only the header": tape[:HEADER_BYTES],
+        "half the header": tape[:20],
+        "one record": tape[: HEADER_BYTES + RECORD_BYTES],
         "torn": torn(tape),
         "flipped": flipped(tape),
         "endless": endless(tape),
@@ -71,16 +72,51 @@ def test_any_remainder_of_a_tape_continues_to_the_same_latent(
         paths.append(tmp_path / f"{name}.tape")
         paths[-1].write_bytes(content)
     with EngineProcess(SAMPLE, **arguments, tapes=[str(path) for path in paths]) as engine:
-        latents = engine.only()["latents"]
-    assert dict(zip(remainders, latents, strict=True)) == dict.fromkeys(remainders, without)
+        samples = engine.only()["samples"]
+    assert dict(zip(remainders, samples, strict=True)) == dict.fromkeys(remainders, without)
     assert [path.read_bytes() == tape for path in paths] == [True] * len(paths)
 
 
-def test_what_is_no_tape_is_left_alone(tmp_path: Path, synthetic_models: Callable[[str], Path]) -> None:
+def test_a_tape_that_cannot_be_kept_costs_no_image(
+    tmp_path: Path, synthetic_models: Callable[[str], Path]
+) -> None:
     letter = tmp_path / "letter.txt"
-    letter.write_text("Dear friend, this is not a tape at all.")
+    letter.write_text("Dear friend, this is not a tape at all, nor has it ever been one.")
+    folder = tmp_path / "folder"
+    folder.mkdir()
     arguments = {"files": tiny_files(synthetic_models("sd1-tiny")), "request": SMALL}
-    with EngineProcess(SAMPLE, **arguments, tapes=[str(letter)]) as engine:
-        (refusal,) = engine.only()["latents"]
-    assert refusal == f"{letter} is not a tape; delete it to sample from the start"
-    assert letter.read_text() == "Dear friend, this is not a tape at all."
+    with EngineProcess(SAMPLE, **arguments, tapes=["", str(letter), str(folder)]) as engine:
+        without, *others = engine.only()["samples"]
+    assert others == [
+        [without[0], "it is another file, which is left alone"],
+        [without[0], "Is a directory"],
+    ]
+    assert letter.read_text() == "Dear friend, this is not a tape at all, nor has it ever been one."
+
+
+def test_a_tape_that_meets_a_full_disk_keeps_its_whole_records(
+    tmp_path: Path, synthetic_models: Callable[[str], Path]
+) -> None:
+    tape = tmp_path / "tape"
+    arguments = {"files": tiny_files(synthetic_models("sd1-tiny")), "request": SMALL, "tapes": [str(tape)]}
+    with EngineProcess(SAMPLE, **arguments, limit=HEADER_BYTES + 2 * RECORD_BYTES + 100) as engine:
+        ((latent, error),) = engine.only()["samples"]
+    assert error == "File too large"
+    assert tape.stat().st_size == HEADER_BYTES + 2 * RECORD_BYTES
+    with EngineProcess(SAMPLE, **arguments) as engine:
+        assert engine.only()["samples"] == [[latent, ""]]
+
+
+def test_no_image_goes_on_from_the_tape_of_another(
+    tmp_path: Path, synthetic_models: Callable[[str], Path]
+) -> None:
+    tape = tmp_path / "tape"
+    files = tiny_files(synthetic_models("sd1-tiny"))
+    others = {**SMALL, "seed": 8}
+    latents = []
+    for request, owner in ((SMALL, "a"), (others, "b"), (others, "b")):
+        with EngineProcess(SAMPLE, files=files, request=request, owner=owner, tapes=[str(tape)]) as engine:
+            latents.append(engine.only()["samples"][0])
+    with EngineProcess(SAMPLE, files=files, request=others, tapes=[""]) as engine:
+        assert [*engine.only()["samples"]] == [latents[1]] == [latents[2]]
+    assert latents[0] != latents[1]

@@ -196,7 +196,7 @@ public:
         return to_array(latent);
     }
 
-    Array denoise(const Request& request, const Arrays& embeddings, const Array* init_latent, const std::string& tape,
+    Array denoise(const Request& request, const Arrays& embeddings, const Array* init_latent, const TapeFile& tape,
                   const Progress& progress) override {
         for (const auto& [name, array] : embeddings) {
             demand_finite(array, "the embeddings");
@@ -212,8 +212,9 @@ public:
         const SDCondition cond = take(embeddings, "cond"), uncond = take(embeddings, "uncond"),
                           img_cond = take(embeddings, "img_cond"), id_cond = take(embeddings, "id_cond");
         std::shared_ptr<DiffusionModel> model = engine_.diffusion_model;
-        if (!tape.empty()) {
-            model = std::make_shared<TapedModel>(model, tape);
+        std::shared_ptr<TapedModel> taped;
+        if (!tape.path.empty()) {
+            model = taped = std::make_shared<TapedModel>(model, tape.path, tape.owner);
         }
         engine_.rng->manual_seed(request.seed);
         engine_.sampler_rng->manual_seed(request.seed);
@@ -226,6 +227,7 @@ public:
                                   latents->ref_latents, call.request.increase_ref_index, latents->denoise_mask,
                                   sd::Tensor<float>(), 1.f, call.request.cache_params);
         });
+        tape_error_ = taped ? taped->tape_error() : "";
         if (latent.empty()) {
             fail("sampling failed");
         }
@@ -254,6 +256,8 @@ public:
         free(out.data);
         return pixels;
     }
+
+    const std::string& tape_error() const override { return tape_error_; }
 
     Array empty_latent(const Request& request) const override {
         return to_array(const_cast<StableDiffusionGGML&>(engine_).generate_init_latent(request.width, request.height));
@@ -420,4 +424,5 @@ private:
     Scope scope_;
     StableDiffusionGGML engine_;
     sd_ctx_t context_;
+    std::string tape_error_;
 };

@@ -3,9 +3,12 @@
 // Sampling is a pure function of (request, embeddings, outputs of the model so far): replaying the recorded outputs
 // into the same call brings any sampler back to the very step at which it was interrupted, bit for bit.
 //
-// File: 16 bytes of magic, then records: u32 dimensions, i64 extents (engine order), f32 data, u32 CRC-32 of all of
-// the record before it. A record torn by a crash is cut off when the tape is opened. Each record is handed to the
-// kernel in one write, which is enough to survive the process; power loss may cost the last steps, never the image.
+// File: 16 bytes of magic, 32 bytes of owner (a digest of the request, so that no image goes on from another's tape),
+// then records: u32 dimensions, i64 extents (engine order), f32 data, u32 CRC-32 of all of the record before it. A
+// record torn by a crash is cut off when the tape is opened; another owner's tape is begun anew. Each record is handed
+// to the kernel in one write, which is enough to survive the process; power loss may cost the last steps.
+//
+// A tape that cannot be opened or written is given up, and sampling goes on: it is the safety net, not the image.
 #pragma once
 
 #include <fcntl.h>
@@ -19,29 +22,37 @@
 #include <string>
 #include <vector>
 
-#include "../errors.hpp"
 #include "diffusion_model.hpp"
 
 namespace sdstage {
 
 class Tape {
 public:
-    explicit Tape(const std::string& path) : path_(path) {
-        file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    Tape(const std::string& path, const std::string& owner) : owner_(owner) {
+        owner_.resize(owner_bytes_, '\0');
+        file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600);
         if (file_ < 0) {
-            throw EngineError("the tape " + path + " cannot be opened: " + std::strerror(errno));
+            give_up(std::strerror(errno));
+        } else {
+            start();
         }
-        start();
     }
-    ~Tape() { ::close(file_); }
+    ~Tape() {
+        if (file_ >= 0) {
+            ::close(file_);
+        }
+    }
     Tape(const Tape&)            = delete;
     Tape& operator=(const Tape&) = delete;
+
+    // Why nothing more is recorded, or empty.
+    const std::string& error() const { return error_; }
 
     // The next recorded output, or an empty tensor when the recording has ended.
     sd::Tensor<float> replay() {
         std::vector<char> record;
         std::vector<int64_t> shape;
-        if (recording_ || !read_record(record, shape)) {
+        if (!error_.empty() || recording_ || !read_record(record, shape)) {
             begin_recording();
             return {};
         }
@@ -52,6 +63,9 @@ public:
     }
 
     void record(const sd::Tensor<float>& output) {
+        if (!error_.empty()) {
+            return;
+        }
         const auto& shape          = output.shape();
         const uint32_t dimensions  = static_cast<uint32_t>(shape.size());
         const size_t data_bytes    = static_cast<size_t>(output.numel()) * sizeof(float);
@@ -62,40 +76,54 @@ public:
         std::memcpy(bytes.data() + header_bytes, output.data(), data_bytes);
         const uint32_t crc = crc32(bytes.data(), header_bytes + data_bytes);
         std::memcpy(bytes.data() + header_bytes + data_bytes, &crc, sizeof(crc));
-        write_all(bytes.data(), bytes.size());
+        if (write_all(bytes.data(), bytes.size())) {
+            complete_bytes_ += static_cast<off_t>(bytes.size());
+        }
     }
 
 private:
-    static constexpr char magic_[17]       = "tidegate tape 1\n";
+    static constexpr char magic_[17]       = "tidegate tape 2\n";
     static constexpr size_t magic_bytes_   = 16;
+    static constexpr size_t owner_bytes_   = 32;
+    static constexpr off_t header_bytes_   = magic_bytes_ + owner_bytes_;
     static constexpr uint32_t dimensions_max_ = 5;
     static constexpr int64_t extent_max_   = 1 << 20;
 
+    // Nothing more is recorded; what is complete stays, without the torn end.
+    void give_up(const std::string& why) {
+        error_ = why.empty() ? "unknown error" : why;
+        if (file_ >= 0 && recording_) {
+            [[maybe_unused]] const int cut = ::ftruncate(file_, complete_bytes_);
+        }
+    }
+
     void start() {
-        char found[magic_bytes_];
-        const ssize_t got = ::pread(file_, found, magic_bytes_, 0);
-        if (got == static_cast<ssize_t>(magic_bytes_) && std::memcmp(found, magic_, magic_bytes_) == 0) {
-            ::lseek(file_, magic_bytes_, SEEK_SET);
-            return;
+        char found[header_bytes_];
+        const ssize_t got   = ::pread(file_, found, header_bytes_, 0);
+        const bool is_tape  = got >= static_cast<ssize_t>(magic_bytes_) && std::memcmp(found, magic_, magic_bytes_) == 0;
+        const bool is_whole = is_tape && got == header_bytes_;
+        if (is_whole && std::memcmp(found + magic_bytes_, owner_.data(), owner_bytes_) == 0) {
+            ::lseek(file_, header_bytes_, SEEK_SET);
+        } else if (got < 0) {
+            give_up(std::strerror(errno));
+        } else if (!is_tape && got >= static_cast<ssize_t>(magic_bytes_)) {
+            give_up("it is another file, which is left alone");
+        } else {
+            complete_bytes_ = 0;
+            begin_recording();
+            if (write_all(magic_, magic_bytes_) && write_all(owner_.data(), owner_bytes_)) {
+                complete_bytes_ = header_bytes_;
+            }
         }
-        if (got == static_cast<ssize_t>(magic_bytes_)) {
-            throw EngineError(path_ + " is not a tape; delete it to sample from the start");
-        }
-        begin_at(0);
-        write_all(magic_, magic_bytes_);
-        recording_ = true;
     }
 
     void begin_recording() {
-        if (!recording_) {
-            begin_at(complete_bytes_);
-            recording_ = true;
+        if (recording_ || !error_.empty()) {
+            return;
         }
-    }
-
-    void begin_at(off_t offset) {
-        if (::ftruncate(file_, offset) != 0 || ::lseek(file_, offset, SEEK_SET) < 0) {
-            throw EngineError("the tape " + path_ + " cannot be written: " + std::strerror(errno));
+        recording_ = true;
+        if (::ftruncate(file_, complete_bytes_) != 0 || ::lseek(file_, complete_bytes_, SEEK_SET) < 0) {
+            give_up(std::strerror(errno));
         }
     }
 
@@ -142,6 +170,9 @@ private:
         char* at = static_cast<char*>(into);
         while (size > 0) {
             const ssize_t got = ::read(file_, at, size);
+            if (got < 0 && errno == EINTR) {
+                continue;
+            }
             if (got <= 0) {
                 return false;
             }
@@ -151,15 +182,20 @@ private:
         return true;
     }
 
-    void write_all(const char* from, size_t size) {
+    bool write_all(const char* from, size_t size) {
         while (size > 0) {
             const ssize_t put = ::write(file_, from, size);
+            if (put < 0 && errno == EINTR) {
+                continue;
+            }
             if (put < 0) {
-                throw EngineError("the tape " + path_ + " cannot be written: " + std::strerror(errno));
+                give_up(std::strerror(errno));
+                return false;
             }
             from += put;
             size -= static_cast<size_t>(put);
         }
+        return true;
     }
 
     static uint32_t crc32(const char* data, size_t size) {
@@ -181,16 +217,19 @@ private:
         return crc ^ 0xFFFFFFFFu;
     }
 
-    std::string path_;
+    std::string owner_, error_;
     int file_             = -1;
     bool recording_       = false;
-    off_t complete_bytes_ = magic_bytes_;
+    off_t complete_bytes_ = header_bytes_;  // header and whole records
 };
 
 // A diffusion model that plays the tape to its end and then records what the real one computes.
 class TapedModel : public DiffusionModel {
 public:
-    TapedModel(std::shared_ptr<DiffusionModel> model, const std::string& path) : model_(std::move(model)), tape_(path) {}
+    TapedModel(std::shared_ptr<DiffusionModel> model, const std::string& path, const std::string& owner)
+        : model_(std::move(model)), tape_(path, owner) {}
+
+    const std::string& tape_error() const { return tape_.error(); }
 
     sd::Tensor<float> compute(int threads, const DiffusionParams& parameters) override {
         sd::Tensor<float> output = tape_.replay();

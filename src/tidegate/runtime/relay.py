@@ -268,8 +268,9 @@ class Relay:
         return self._kept(finished, stage, image, how=how)
 
     def _announce_tape(self, image: int) -> None:
-        tape = self._folder.tape(seed=self._order.seed_of(image))
-        if tape.exists() and tape.stat().st_size:
+        seed = self._order.seed_of(image)
+        fingerprint = self._folder.fingerprint(Stage.DENOISE, seed=seed)
+        if artifacts.tape_belongs(self._folder.tape(seed=seed), fingerprint):
             self.tell("Sampling goes on from its tape: the steps on it are not computed again.")
 
     def _progressed(self, worker: ImageWorker, progress: messages.Progress) -> None:

@@ -20,6 +20,7 @@ from typing import Final
 # Out of room: the disk, the quota, or the limit on one file's size.
 NO_ROOM_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 HEADER_BYTES_MAX: Final = 1 << 20
+TAPE_MAGIC: Final = b"tidegate tape 2\n"
 _READ_BYTES: Final = 1 << 20
 _FINGERPRINT: Final = "tidegate"
 
@@ -47,6 +48,21 @@ def write_atomically(path: Path, data: bytes) -> str:
         raise
     _sync_folder(path.parent)
     return hashlib.sha256(data).hexdigest()
+
+
+def owner_of(fingerprint: dict[str, str]) -> bytes:
+    """32 bytes that name what a tape belongs to, from the fingerprint of the stage that records it."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).digest()
+
+
+def tape_belongs(path: Path, fingerprint: dict[str, str]) -> bool:
+    """Whether there is a tape of this stage with a record begun; its form is that of sdstage/stage/tape.hpp."""
+    wanted = TAPE_MAGIC + owner_of(fingerprint)
+    try:
+        with path.open("rb") as file:
+            return file.read(len(wanted)) == wanted and bool(file.read(1))
+    except OSError:
+        return False  # no tape, or none that can be read: sampling starts anew
 
 
 def _sync_folder(folder: Path) -> None:

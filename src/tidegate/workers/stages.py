@@ -267,7 +267,10 @@ class Engine:
                 )
                 return self._keep(command, {"latent": latent})
             case Stage.DENOISE:
-                return self._keep(command, {"latent": self._denoise(command, request)})
+                latent = self._denoise(command, request)
+                sha256, storage_error = self._keep(command, {"latent": latent})
+                # A tape that could not be kept costs the safety net, not the image.
+                return sha256, storage_error or self._opened(command.model).tape_error()
             case Stage.DECODE:
                 latent = self._latent(command, "latent")
                 pixels = self._opened(command.model).decode(
@@ -284,6 +287,7 @@ class Engine:
             self._input(command, "embeddings"),
             init_latent=init,
             tape=command.tape,
+            tape_owner=artifacts.owner_of(command.fingerprint),
             progress=self._progress_of(command),
         )
 
