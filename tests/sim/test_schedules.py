@@ -14,10 +14,10 @@ from tests.sim.world import World
 SCHEDULES = 10_000
 # Some four in five seeds have both a fault and an eviction; the others do not count.
 SEEDS = 12_600
-EVENTS_PER_SECOND_MIN = 3_000
 
 
 @pytest.mark.slow
+@pytest.mark.leaves("the resource tracker of multiprocessing stays as long as we do", "children", "fds")
 def test_ten_thousand_schedules_break_no_rule(capsys: pytest.CaptureFixture[str]) -> None:
     found = run_many(1, SEEDS, processes=2)
     with capsys.disabled():
@@ -26,7 +26,6 @@ def test_ten_thousand_schedules_break_no_rule(capsys: pytest.CaptureFixture[str]
     assert not found.failed, told
     assert len(found.counted) >= SCHEDULES
     assert statistics.median(result.counts.events for result in found.counted) <= 60
-    assert found.events_per_second >= EVENTS_PER_SECOND_MIN
 
 
 def test_a_seed_is_one_world() -> None:
