@@ -56,7 +56,7 @@ def owner_of(fingerprint: dict[str, str]) -> bytes:
 
 
 def tape_belongs(path: Path, fingerprint: dict[str, str]) -> bool:
-    """Whether there is a tape of this stage with a record begun; its form is that of sdstage/stage/tape.hpp."""
+    """Whether there is a tape of this stage with a record begun; its form is sdstage's (stage/tape.hpp)."""
     wanted = TAPE_MAGIC + owner_of(fingerprint)
     try:
         with path.open("rb") as file:
