@@ -173,7 +173,7 @@ TABLE = {
     "a card that is not there": (
         "x --size 64x64 --device cuda:63",
         "The engine does not see cuda:63. It sees no card at all. "
-        "Build tidegate-engines for this card, or use --device cpu.",
+        "Use --device cpu, or build the engines for this card, such as: CMAKE_ARGS=-DSD_CUDA=ON make setup",
     ),
 }
 
@@ -209,9 +209,7 @@ def test_too_little_ram_is_one_clear_error(
     assert run(["image", *typed.split()]) == EXIT_CAPACITY
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert err.startswith(
-        "tidegate: There is not enough memory for encode: on the CPU: needs 236 MiB of RAM"
-    )
+    assert err.startswith("tidegate: There is not enough memory for encode: on the CPU: needs 236 MiB of RAM")
     assert files_in(tmp_path) == before
 
 

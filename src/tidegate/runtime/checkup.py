@@ -29,6 +29,7 @@ from tidegate.runtime.cards.memory import read_host_memory
 from tidegate.runtime.registry import gathered
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.settings_file import models_folder_of, state_folder_of
+from tidegate.runtime.site import BUILD_FOR_CARD
 from tidegate.runtime.worker import CommandFailed, ImageWorker, WorkerLost
 from tidegate.wire.messages import Surveyed
 
@@ -143,7 +144,7 @@ def _devices(surveyed: Surveyed | None) -> Iterator[Finding]:
     for device in cards:
         yield _ok("card", f"the engine sees {device.name}: {device.description}")
     if not cards:
-        remedy = "For a card, build the engines for it, such as: CMAKE_ARGS=-DSD_CUDA=ON make setup"
+        remedy = f"For a card, build the engines for it, such as: {BUILD_FOR_CARD}"
         yield _note(
             "card", "The engine sees no card; everything runs on the CPU, which takes longer.", remedy
         )

@@ -24,7 +24,7 @@ from tidegate.runtime.cards.memory import read_host_memory
 from tidegate.runtime.cards.virtual import VirtualCard, VirtualSpec, preset_notice
 from tidegate.runtime.lock import Lock, card_lock
 from tidegate.runtime.settings import CardSettings, RamSettings
-from tidegate.runtime.site import NO_CARD, REAL_HEADROOM_BYTES
+from tidegate.runtime.site import NO_CARD, REAL_HEADROOM_BYTES, unseen_card
 from tidegate.wire.messages import DeviceFacts
 
 SeeCard = Callable[[], CardUse]
@@ -80,12 +80,7 @@ def premises_for(
         closing.callback(virtual.close)
         return _virtual(virtual, device.spec, settings, closing)
     if isinstance(device, RealDevice) and device.engine_name not in gpus:
-        names = f"It sees {', '.join(gpus)}." if gpus else "It sees no card at all."
-        raise ClientError(
-            f"The engine does not see {device}.",
-            remedy=f"{names} Build tidegate-engines for this card, or use --device cpu.",
-            code="no_such_device",
-        )
+        raise unseen_card(device, list(gpus))
     if isinstance(device, CpuDevice) or not gpus:
         told = "" if isinstance(device, CpuDevice) else NO_CARD
         cpu = CpuDevice.engine_name

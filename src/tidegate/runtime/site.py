@@ -8,7 +8,7 @@ the worker. A site without a card counts the same buffers in RAM. Names of devic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
@@ -22,8 +22,10 @@ from tidegate.wire import messages
 # A driver's pool and workspace grow outside of what the engine asks for. Not measured on a real card yet:
 # the figure is what users of these engines leave free on small cards.
 REAL_HEADROOM_BYTES: Final = 512 * MIB
+BUILD_FOR_CARD: Final = "CMAKE_ARGS=-DSD_CUDA=ON make setup"
 NO_CARD: Final = (
-    "There is no card that the engine can use, so everything runs on the CPU, which takes longer."
+    "There is no card that the engine can use, so everything runs on the CPU, which takes longer. "
+    f"For a card, build the engines for it, such as: {BUILD_FOR_CARD}"
 )
 
 
@@ -183,7 +185,7 @@ def site_for(device: Device, survey: Survey) -> Site:
         case RealDevice():
             names = _cards(survey(""))
             if device.engine_name not in names:
-                raise _unseen(device, names)
+                raise unseen_card(device, names)
             return Site(engine_name=device.engine_name, card=WorkerSight(device.engine_name))
         case AutoDevice():
             names = _cards(survey(""))
@@ -209,7 +211,7 @@ def _virtual(device: VirtualDevice, survey: Survey) -> Site:
     try:
         names = _cards(survey(str(card.path)))
         if device.engine_name not in names:
-            raise _unseen(device, names)
+            raise unseen_card(device, names)
     except BaseException:
         card.remove()
         raise
@@ -221,10 +223,11 @@ def _cards(surveyed: messages.Surveyed) -> list[str]:
     return [device.name for device in surveyed.devices if device.type == "gpu"]
 
 
-def _unseen(device: Device, names: list[str]) -> ClientError:
+def unseen_card(device: Device, names: Sequence[str]) -> ClientError:
+    """The engine does not list this card: it was built for others, or there is none."""
     known = f"It sees {', '.join(names)}." if names else "It sees no card at all."
     return ClientError(
         f"The engine does not see {device}.",
-        remedy=f"{known} Build tidegate-engines for this card, or use --device cpu.",
+        remedy=f"{known} Use --device cpu, or build the engines for this card, such as: {BUILD_FOR_CARD}",
         code="no_such_device",
     )
