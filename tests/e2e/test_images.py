@@ -8,6 +8,7 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from PIL import Image
 
@@ -81,6 +82,21 @@ def test_the_report_is_what_programs_were_promised(order: ImageOrder, tmp_path: 
     assert told["notices"] == [
         "The text encoder of this job gives up 235 MiB, because denoise needs 620 MiB on the card."
     ]
+
+
+def test_a_model_that_nobody_named_is_told(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = tmp_path / "models"
+    shelf.mkdir()
+    for file in (tiny, tiny.with_name("taesd.safetensors")):
+        (shelf / file.name).symlink_to(file)
+    monkeypatch.setenv("TIDEGATE_MODELS", str(shelf))
+    wish = Wish(prompt="x", output=str(tmp_path / "out.png"), width=64, height=64, steps=1, device="cpu")
+    report = oneshot.make(order_of(wish, resumes=False), Recorder())
+    assert report.notices == [f"No model was named, so the first one found is used: {shelf / tiny.name}"]
+    named = order_of(msgspec.structs.replace(wish, model=str(tiny)), resumes=False)
+    assert not named.notice
 
 
 def test_context_and_rounding_of_a_card_are_part_of_the_plan(order: ImageOrder, tmp_path: Path) -> None:

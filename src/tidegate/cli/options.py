@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import secrets
 import warnings
@@ -21,7 +22,7 @@ import typer
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tidegate.core.faults import ClientError
-from tidegate.runtime import checkpoints, model_choice, png
+from tidegate.runtime import checkpoints, model_choice, pictures, png
 from tidegate.runtime.cards.device import parse_device
 from tidegate.runtime.cards.sizes import parse_size
 from tidegate.runtime.order import SEED_MAX, ImageOrder, InitImage, Wish
@@ -103,8 +104,35 @@ def wish_again(typed: Mapping[str, object]) -> Wish:
 
 
 def absolute(path: str) -> str:
-    """A path that means the same from any folder."""
-    return str(Path(path).expanduser().absolute())
+    """A path that means the same from any folder. Raises ClientError."""
+    _check_readable(path, what="path")
+    try:
+        named = Path(path).expanduser()
+    except RuntimeError:  # ~nobody: there is no such user, so it is a name like any other
+        named = Path(path)
+    try:
+        return str(named.absolute())
+    except OSError as error:
+        raise ClientError(
+            f"The current folder is gone, so {path} leads nowhere.",
+            remedy="Go to another folder, or write the whole path.",
+            code="no_current_folder",
+        ) from error
+
+
+def _check_readable(text: str, *, what: str) -> None:
+    """Refuse what has no UTF-8: half a pair of surrogates, or bytes that the terminal sent in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = text[max(0, error.start - 20) : error.start + 20].encode("ascii", "backslashreplace").decode()
+        raise ClientError(
+            f"The {what} is not valid text in UTF-8, at: {shown}", remedy="Write it in UTF-8.", code="not_text"
+        ) from error
+    if "\0" in text:
+        raise ClientError(
+            f"The {what} has a NUL character in it.", remedy="Leave it out.", code="not_text"
+        )
 
 
 def _ram(typed: Mapping[str, object]) -> int:
@@ -136,11 +164,13 @@ def size_of(text: str) -> tuple[int, int]:
 
 def order_of(wish: Wish, *, resumes: bool) -> ImageOrder:
     """Check everything that needs no engine and look up the files. Raises ClientError."""
+    for path in (wish.model, wish.diffusion_model, wish.init, wish.output, *wish.companions.values()):
+        _check_readable(path, what="path")
     _check_numbers(wish)
     parse_device(wish.device)
     outputs = _outputs(wish)
-    for path in outputs:
-        png.check_writable(path)
+    for output in outputs:
+        png.check_writable(output)
     init = _init_image(Path(wish.init), wish.width, wish.height) if wish.init else None
     files = model_choice.chosen_files(
         wish.model,
@@ -159,6 +189,7 @@ def order_of(wish: Wish, *, resumes: bool) -> ImageOrder:
         ram_max_bytes=wish.ram_max_bytes,
         resumes=resumes,
         wish=wish,
+        notice=model_choice.choice_told(files, was_named=bool(wish.model or wish.diffusion_model)),
     )
 
 
@@ -187,9 +218,9 @@ def _check_numbers(wish: Wish) -> None:
     _check_range("--clip-skip", wish.clip_skip, low=-1, high=12)
     _check_range("--cfg", wish.cfg, low=0, high=100)
     _check_range("--guidance", wish.guidance, low=0, high=100)
-    if wish.init:
-        _check_range("--strength", wish.strength, low=0, high=1)
+    _check_range("--strength", wish.strength, low=0, high=1)
     for what, text in (("prompt", wish.prompt), ("negative prompt", wish.negative)):
+        _check_readable(text, what=what)
         if len(text) > PROMPT_MAX:
             raise ClientError(
                 f"The {what} has {len(text)} characters, and at most {PROMPT_MAX} are read.",
@@ -210,7 +241,9 @@ def _check_range(option: str, value: float, *, low: int, high: int) -> None:
 
 def _outputs(wish: Wish) -> tuple[Path, ...]:
     path = Path(wish.output)
-    if path.suffix and path.suffix.lower() != ".png" and not path.exists():
+    if not path.name:
+        raise png.unwritable(path, "it is a folder")
+    if path.suffix and path.suffix.lower() != ".png" and not os.path.lexists(path):
         raise ClientError(
             f"{path.name} is not the name of a PNG file, and only PNG is written.",
             remedy=f"Use -o {path.stem}.png.",
@@ -227,14 +260,16 @@ def _init_image(path: Path, width: int, height: int) -> InitImage:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                upright = pictures.rgb(picture)
     except FileNotFoundError as error:
         raise _unreadable(path, "there is no such file") from error
     except UnidentifiedImageError as error:
         raise _unreadable(path, "it is not a picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _unreadable(path, "it has too many pixels") from error
-    except (OSError, SyntaxError, ValueError) as error:  # the three ways in which Pillow says "damaged"
+    except pictures.TooDeep as error:
+        raise _unreadable(path, str(error)) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # the ways in which Pillow says "damaged"
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged"
         raise _unreadable(path, f"{why[:1].lower()}{why[1:]}") from error
     pixels = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS).tobytes()

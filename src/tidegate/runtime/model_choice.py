@@ -54,6 +54,13 @@ def chosen_files(model: str, given: Mapping[str, Path], *, diffusion_model: str 
     return assemble(resolve(named, models_folder=models_folder()) if named else _first(), given)
 
 
+def choice_told(files: ImageFiles, *, was_named: bool) -> str:
+    """The sentence about a model that the user did not choose; empty for one that was named."""
+    if was_named:
+        return ""
+    return f"No model was named, so the first one found is used: {files.main.path}"
+
+
 def fingerprints(files: ImageFiles) -> dict[str, str]:
     """What the files are now, by role."""
     return {role: fingerprint_of(model.file).text for role, model in files.models.items()}

@@ -62,6 +62,7 @@ def _kept_safe(order: ImageOrder, bench: Workbench, listener: Listener) -> Repor
     folder, told = _folder(order)
     relay = Relay(order, bench=bench, folder=folder, listener=listener)
     try:
+        relay.tell(order.notice)
         relay.tell(told)
         report = _made(order, relay, bench)
     except KeyboardInterrupt:

@@ -62,7 +62,9 @@ class InitImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOrder:
-    """Everything a run needs. `files` are paths by role, `fingerprints` the same files' fingerprints."""
+    """Everything a run needs. `files` are paths by role, `fingerprints` the same files' fingerprints.
+    `notice` is what the user should know of how they were chosen.
+    """
 
     files: dict[str, str]
     fingerprints: dict[str, str]
@@ -75,6 +77,7 @@ class ImageOrder:
     ram_max_bytes: int = 0
     resumes: bool = False
     wish: Wish | None = None
+    notice: str = ""
     flash_attention: bool = True
     direct_convolution: bool = True
 
