@@ -70,6 +70,15 @@ def test_an_image_may_be_fetched_by_its_address(client: openai.OpenAI, server: R
     assert server.client.get(made.data[0].url or "").headers["content-type"] == "image/png"
 
 
+def test_fields_that_mean_nothing_here_are_named(client: openai.OpenAI) -> None:
+    extra = {"steps": 1, "seed": 5, "stepz": 3, "num_inference_steps": 4}
+    made = client.images.generate(prompt="a lighthouse", size="64x64", style="vivid", extra_body=extra)
+    told = (made.model_extra or {})["notices"]
+    assert told[0] == "These fields mean nothing here and were left alone: stepz, num_inference_steps."
+    stream = client.images.generate(prompt="a lighthouse", size="64x64", stream=True, extra_body=extra)
+    assert (list(stream)[-1].model_extra or {})["notices"][0] == told[0]
+
+
 def test_refusals_come_as_the_errors_of_that_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.images.generate(prompt="x", model="nope")

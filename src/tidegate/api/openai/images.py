@@ -114,7 +114,7 @@ async def _answer(lobby: Lobby, view: JobView, wish: ImagesRequest, *, base: str
         output_format=wish.output_format or "png",
         size=f"{view.request.width}x{view.request.height}",
         job=view.id,
-        notices=list(view.notices),
+        notices=[*wish.unknown, *view.notices],
     )
 
 

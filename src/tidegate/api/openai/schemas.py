@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tidegate.api.wishes import PROMPT_MAX, SIDE_MAX, Name, Prompt, Sampling
 from tidegate.runtime.pictures import OutputFormat
@@ -17,6 +17,9 @@ from tidegate.runtime.pictures import OutputFormat
 AUTO: Final = "auto"
 IMAGES_MAX: Final = 10
 PARTIAL_MAX: Final = 3
+# How many unknown fields are named in a notice, and how much of each name.
+UNKNOWN_MAX: Final = 10
+UNKNOWN_NAME_MAX: Final = 40
 _SIZE: Final = r"^(auto|[1-9][0-9]{1,4}x[1-9][0-9]{1,4})$"
 
 
@@ -31,7 +34,11 @@ FormatName = Literal["png", "jpeg", "webp"]
 
 
 class ImagesRequest(Sampling):
-    """What both ways to ask for images have in common."""
+    """What both ways to ask for images have in common. Fields of other servers are not refused, but named in
+    a notice, so that a slip of the pen is seen.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     prompt: Prompt
     model: Name = Field(default="", description="A name from /v1/models; empty: the default.")
@@ -48,6 +55,17 @@ class ImagesRequest(Sampling):
     stream: bool | None = False
     partial_images: int | None = Field(default=None, ge=0, le=PARTIAL_MAX)
     negative_prompt: str = Field(default="", max_length=PROMPT_MAX, description="What not to see.")
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """A notice about the fields that mean nothing here, or none."""
+        names = [name[:UNKNOWN_NAME_MAX] for name in self.model_extra or {}]
+        if not names:
+            return ()
+        more = f" and {len(names) - UNKNOWN_MAX} more" if len(names) > UNKNOWN_MAX else ""
+        return (
+            f"These fields mean nothing here and were left alone: {', '.join(names[:UNKNOWN_MAX])}{more}.",
+        )
 
     @property
     def pixels(self) -> tuple[int, int] | None:

@@ -109,7 +109,11 @@ async def _completed(lobby: Lobby, job: str, index: int, *, wish: ImagesRequest,
     file = await lobby.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
     name = f"{kind}.completed"
     said = _image(view, file, wish=wish, name=name)
-    further: dict[str, object] = {"usage": Usage().model_dump(), "notices": list(view.notices), "job": job}
+    further: dict[str, object] = {
+        "usage": Usage().model_dump(),
+        "notices": [*wish.unknown, *view.notices],
+        "job": job,
+    }
     return sse.event(said.event(seed=state.seed, image=state.image, **further), name=name)
 
 
