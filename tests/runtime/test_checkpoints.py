@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tidegate.core.faults import ClientError
 from tidegate.core.stage import Execution, Placement, Stage
 from tidegate.runtime import checkpoints
 from tidegate.runtime.checkpoints import JobFolder, latest_wish
@@ -89,7 +90,7 @@ def test_another_engine_build_starts_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"{", b"[]", b'{"key": "other"}', b'{"key": "k", "version": 9}', b"\xff"]
+    "garbage", [b"", b"{", b"[]", b'{"key": "other"}', b'{"key": "k", "version": 9}', b"\xff", b"[" * 100_000]
 )
 def test_a_damaged_journal_is_no_journal(garbage: bytes) -> None:
     (finished() / "job.json").write_bytes(garbage)
@@ -111,6 +112,42 @@ def test_the_wish_that_was_interrupted_last_is_known() -> None:
         os.utime(finished(key), ns=(0, 10**18 - age * 10**9))
     wish = latest_wish()
     assert wish is not None and wish.prompt == "wish of young"
+
+
+def test_work_in_a_twin_is_found_when_the_first_folder_is_free_again(state: Path) -> None:
+    first = JobFolder.take("k", resumes=False)
+    twin = finished()
+    assert twin.name == "k.1"
+    first.remove()
+    folder = JobFolder.take("k", resumes=True)
+    assert folder.path == twin and folder.has_work
+    folder.remove()
+    assert list((state / "jobs").iterdir()) == []
+
+
+def test_a_job_that_is_being_made_is_not_resumed() -> None:
+    finished()
+    folder = JobFolder.take("k", resumes=True)
+    with pytest.raises(ClientError, match="being made by another process"):
+        JobFolder.take("k", resumes=True)
+    with pytest.raises(ClientError, match="being made by another process"):
+        latest_wish()
+    os.utime(finished("older"), ns=(0, 10**18))
+    wish = latest_wish()
+    assert wish is not None and wish.prompt == "wish of older"
+    folder.remove()
+
+
+def test_without_a_home_there_is_nothing_saved_and_no_way_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (checkpoints.STATE_VARIABLE, "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert latest_wish() is None
+    with pytest.raises(OSError, match="there is no home folder"):
+        JobFolder.take("k", resumes=False)
 
 
 def test_old_jobs_are_forgotten(state: Path) -> None:

@@ -21,11 +21,13 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from tidegate.core.faults import ClientError
 from tidegate.core.stage import Execution, Stage
 from tidegate.runtime.order import Wish
 from tidegate.wire import artifacts
@@ -58,10 +60,13 @@ class Journal(msgspec.Struct, kw_only=True):
 
 
 def state_folder() -> Path:
-    """Where unfinished jobs are kept: $TIDEGATE_STATE, or the user's state folder."""
+    """Where unfinished jobs are kept: $TIDEGATE_STATE, or the user's state folder. Raises OSError."""
     if named := os.environ.get(STATE_VARIABLE):
         return Path(named)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:  # no $HOME, and no entry among the users either
+        raise OSError("there is no home folder") from error
     return Path(base) / "tidegate"
 
 
@@ -78,21 +83,43 @@ class JobFolder:
     def take(cls, key: str, *, resumes: bool) -> JobFolder:
         """Take the folder of this job, or of the first twin that is free. Old work goes unless `resumes`.
 
-        Raises OSError when nothing can be created there; see `passing`.
+        Raises OSError when nothing can be created there; see `passing`. Raises ClientError when the work to
+        resume is in the hands of another process.
         """
         jobs = state_folder() / "jobs"
         jobs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for twin in range(TWINS_MAX):
-            path = jobs / (f"{key}.{twin}" if twin else key)
-            path.mkdir(exist_ok=True, mode=0o700)
+        paths = [jobs / (f"{key}.{twin}" if twin else key) for twin in range(TWINS_MAX)]
+        folder = (cls._found(paths, key) if resumes else None) or cls._emptied(paths, key)
+        _forget_oldest(jobs)
+        return folder
+
+    @classmethod
+    def _found(cls, paths: Sequence[Path], key: str) -> JobFolder | None:
+        """Take the first free folder that holds work."""
+        held = False
+        for path in paths:
+            if _read(path, key) is None:
+                continue
             lock = _locked(path)
             if lock is None:
-                continue
-            journal = _read(path, key) if resumes else None
-            if journal is None:
+                held = True
+            elif journal := _read(path, key):  # read again: whoever held it may have changed it
+                return cls(path, journal=journal, lock=lock, is_lasting=True)
+            else:
+                os.close(lock)
+        if held:
+            raise being_made()
+        return None
+
+    @classmethod
+    def _emptied(cls, paths: Sequence[Path], key: str) -> JobFolder:
+        """Take the first free folder, and throw away what is in it."""
+        for path in paths:
+            path.mkdir(exist_ok=True, mode=0o700)
+            lock = _locked(path)
+            if lock is not None:
                 _empty(path)
-            _forget_oldest(jobs)
-            return cls(path, journal=journal or Journal(key=key), lock=lock, is_lasting=True)
+                return cls(path, journal=Journal(key=key), lock=lock, is_lasting=True)
         raise OSError(f"this image is being made {TWINS_MAX} times already")
 
     @classmethod
@@ -191,11 +218,34 @@ class JobFolder:
 
 
 def latest_wish() -> Wish | None:
-    """What the job was asked for that was interrupted last, or None."""
-    for path in _by_age(state_folder() / "jobs"):
-        if (journal := _read(path, path.name.partition(".")[0])) and journal.wish is not None:
+    """What the job was asked for that was interrupted last, or None. Raises ClientError.
+
+    A job that another process is making was not interrupted; when there is no other, that is said.
+    """
+    held = False
+    try:
+        paths = _by_age(state_folder() / "jobs")
+    except OSError:  # where nothing can be saved, nothing is
+        return None
+    for path in paths:
+        journal = _read(path, path.name.partition(".")[0])
+        if journal is None or journal.wish is None:
+            continue
+        if not _is_held(path):
             return journal.wish
+        held = True
+    if held:
+        raise being_made()
     return None
+
+
+def being_made() -> ClientError:
+    """The one sentence about work that another process has in its hands."""
+    return ClientError(
+        "The job to resume is being made by another process right now.",
+        remedy="Wait until it has ended, or end it first.",
+        code="job_running",
+    )
 
 
 def _by_age(jobs: Path) -> list[Path]:
@@ -217,11 +267,25 @@ def _locked(path: Path) -> int | None:
     return lock
 
 
+def _is_held(path: Path) -> bool:
+    try:
+        lock = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # nobody can hold it
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _read(path: Path, key: str) -> Journal | None:
     try:
         journal = msgspec.json.decode((path / _JOURNAL).read_bytes(), type=Journal)
-    except (OSError, msgspec.MsgspecError, AssertionError):
-        # No journal, a damaged one, or one of another version: there is nothing that can be trusted.
+    except (OSError, msgspec.MsgspecError, AssertionError, RecursionError):
+        # No journal, a damaged one (or one nested without end), or one of another version: nothing to trust.
         return None
     return journal if journal.key == key and journal.version == Journal(key="").version else None
 
