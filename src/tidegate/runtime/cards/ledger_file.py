@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import re
 import struct
 import sys
 import threading
@@ -47,6 +48,8 @@ _LEDGER_LOCK: Final = 1 << 20
 _ROW_LOCKS: Final = _LEDGER_LOCK + 1
 _EDITION_AT: Final = 24
 
+# The name of a ledger that a run made for itself, or of its draft, with the process id of its creator.
+_OWN_NAME: Final = re.compile(r"tidegate-(\d{1,10})-\d+\.vcard(?:\..*\.draft)?")
 # Reads without a lock are repeated this often before one waits for it; a writer is inside for microseconds.
 _LOCKLESS_READS_MAX: Final = 64
 
@@ -289,6 +292,16 @@ def write_new(
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the ledgers of this user whose creators are gone without having removed them."""
+    for path in folder.glob("tidegate-*-*.vcard*"):
+        named = _OWN_NAME.fullmatch(path.name)
+        if named is None or Path(f"/proc/{named[1]}").exists():
+            continue
+        with contextlib.suppress(OSError):  # it is gone already, or is not ours to judge
+            remove_unheld(path)
 
 
 def remove_unheld(path: Path) -> None:

@@ -7,10 +7,8 @@ docs/explanation/virtual-card.md.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,8 +54,6 @@ PRESETS: Final[Mapping[Preset, Mapping[str, int]]] = MappingProxyType(
 UNCALIBRATED: Final = "context, pool and link speed of the cuda preset are not yet calibrated on a real card"
 
 _numbers = itertools.count(1)
-# A ledger of `create_in`, or its draft; the process id of its creator is in its name.
-_OWN_NAME: Final = re.compile(r"tidegate-(\d{1,10})-\d+\.vcard(?:\..*\.draft)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,21 +164,19 @@ class VirtualCard:
 
     @classmethod
     def create_in(cls, folder: Path, spec: VirtualSpec) -> Self:
-        """Write a new ledger under a name of its own in `folder`, where those of the dead are swept away.
-
-        It is held for as long as it is open here, which is how the sweep of others knows that we live.
-        """
-        _sweep(folder)
+        """Write a new ledger under a name of its own in `folder`, where those of the dead are swept away."""
+        layout.sweep(folder)
         while True:
             try:
                 card = cls.create(folder / f"tidegate-{os.getpid()}-{next(_numbers)}.vcard", spec)
             except ClientError as error:
-                # Somebody who had our process id left it behind, or lives in another container.
-                if error.code != "ledger_exists":
+                if (
+                    error.code != "ledger_exists"
+                ):  # left by one who had our process id, or in another container
                     raise
-                continue
-            card._file.hold()
-            return card
+            else:
+                card._file.hold()
+                return card
 
     @property
     def path(self) -> Path:
@@ -333,16 +327,6 @@ def ledger_folder() -> Path:
         if name and os.access(name, os.W_OK):
             return Path(name)
     return Path(tempfile.gettempdir())
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the ledgers of this user whose creators are gone without having removed them."""
-    for path in folder.glob("tidegate-*-*.vcard*"):
-        named = _OWN_NAME.fullmatch(path.name)
-        if named is None or Path(f"/proc/{named[1]}").exists():
-            continue
-        with contextlib.suppress(OSError):  # it is gone already, or is not ours to judge
-            layout.remove_unheld(path)
 
 
 def preset_notice(preset: Preset) -> str:
