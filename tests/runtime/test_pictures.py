@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tidegate.core.faults import ClientError
-from tidegate.runtime.pictures import OutputFormat, converted, enlarged, fitted
+from tidegate.runtime.pictures import OutputFormat, TooDeep, converted, enlarged, fitted, rgb
 
 PIXELS_MAX = 1 << 20
 
@@ -86,3 +86,24 @@ def test_a_finished_image_is_had_in_every_format(to: OutputFormat) -> None:
 def test_a_preview_is_brought_to_the_full_size() -> None:
     out = enlarged(bytes(8 * 4 * 3), (8, 4), (64, 32), to=OutputFormat.PNG)
     assert Image.open(io.BytesIO(out)).size == (64, 32)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0II*\0\x08", b"Exif\0\0rubbish", b"Exif\0\0MM\0*\0\0\0\x08\0\x09\1\x12"]
+)
+def test_a_picture_with_broken_exif_is_taken_as_it_is(exif: bytes) -> None:
+    pixels = fitted(file_of((64, 64), "JPEG", exif=exif), 64, 64, pixels_max=PIXELS_MAX)
+    assert pixels[0] > 200
+
+
+def test_sixteen_bits_of_grey_are_brought_to_eight() -> None:
+    out = io.BytesIO()
+    Image.new("I;16", (64, 64), 257 * 100).save(out, "PNG")
+    pixels = fitted(io.BytesIO(out.getvalue()), 64, 64, pixels_max=PIXELS_MAX)
+    assert pixels == bytes([100]) * 64 * 64 * 3
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_picture_of_32_bits_is_refused_by_name(mode: str) -> None:
+    with pytest.raises(TooDeep, match="32 bits"):
+        rgb(Image.new(mode, (8, 8)))

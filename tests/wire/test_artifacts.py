@@ -93,3 +93,9 @@ def test_pixels_travel_through_the_exchange() -> None:
             arrays.read_pixels(exchange, width=8, height=5)
     finally:
         os.close(exchange)
+
+
+def test_the_longest_name_there_is_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".png")
+    artifacts.write_atomically(path, b"x")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

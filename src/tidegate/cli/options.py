@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 import secrets
 import warnings
@@ -121,18 +120,16 @@ def absolute(path: str) -> str:
 
 
 def _check_readable(text: str, *, what: str) -> None:
-    """Refuse what has no UTF-8: half a pair of surrogates, or bytes that the terminal sent in another encoding."""
+    """Refuse what has no UTF-8: half a pair of surrogates, or bytes in another encoding."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         shown = text[max(0, error.start - 20) : error.start + 20].encode("ascii", "backslashreplace").decode()
         raise ClientError(
-            f"The {what} is not valid text in UTF-8, at: {shown}", remedy="Write it in UTF-8.", code="not_text"
+            f"The {what} is not valid text in UTF-8: {shown}.", remedy="Write it in UTF-8.", code="not_text"
         ) from error
     if "\0" in text:
-        raise ClientError(
-            f"The {what} has a NUL character in it.", remedy="Leave it out.", code="not_text"
-        )
+        raise ClientError(f"The {what} has a NUL character in it.", remedy="Leave it out.", code="not_text")
 
 
 def _ram(typed: Mapping[str, object]) -> int:
@@ -243,7 +240,7 @@ def _outputs(wish: Wish) -> tuple[Path, ...]:
     path = Path(wish.output)
     if not path.name:
         raise png.unwritable(path, "it is a folder")
-    if path.suffix and path.suffix.lower() != ".png" and not os.path.lexists(path):
+    if path.suffix and path.suffix.lower() != ".png" and not _is_there(path):
         raise ClientError(
             f"{path.name} is not the name of a PNG file, and only PNG is written.",
             remedy=f"Use -o {path.stem}.png.",
@@ -254,10 +251,18 @@ def _outputs(wish: Wish) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, wish.batch + 1))
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long a name, or a folder that may not be looked into
+        return False
+
+
 def _init_image(path: Path, width: int, height: int) -> InitImage:
     """Read a picture and bring it to the size of the request, cut evenly where the shapes differ."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # broken Exif is no news to a user
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 upright = pictures.rgb(picture)

@@ -39,17 +39,42 @@ def fitted(file: BinaryIO, width: int, height: int, *, pixels_max: int, what: st
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # broken Exif is no news to a user
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=READ_FORMATS) as picture:
                 _check_size(picture.size, pixels_max, what)
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                upright = rgb(picture)
     except UnidentifiedImageError as error:
         raise _unreadable(what, "it is no picture that is read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(what, pixels_max) from error
+    except TooDeep as error:
+        raise _unreadable(what, str(error)) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # the ways in which Pillow says "damaged"
         raise _unreadable(what, "it is damaged") from error
     return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS).tobytes()
+
+
+class TooDeep(ValueError):
+    """A picture with more bits in a pixel than can be brought to eight without knowing what they mean."""
+
+
+def rgb(picture: Image.Image) -> Image.Image:
+    """The picture upright, in RGB of eight bits. Raises TooDeep, and what Pillow raises for damage."""
+    picture.load()
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        picture = _turned(picture).point(lambda value: value * (1 / 257) + 0).convert("L")
+    elif picture.mode in ("I", "F"):
+        raise TooDeep("it has 32 bits in a pixel, and 8 or 16 are read")
+    return _turned(picture).convert("RGB")
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    # Broken Exif fails in every way there is: struct.error, EOFError, KeyError, SyntaxError ...
+    except Exception:  # noqa: BLE001 - the pixels are read already, and how they are turned is a detail
+        return picture
 
 
 def converted(png: bytes, *, to: OutputFormat, quality: int) -> bytes:

@@ -94,6 +94,13 @@ def write(path: Path, data: bytes) -> None:
 
 def check_writable(path: Path) -> None:
     """Say before the work begins that its result will have no place. Creates nothing."""
+    try:
+        _check_place(path)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise unwritable(path, error.strerror or str(error)) from error
+
+
+def _check_place(path: Path) -> None:
     if path.is_dir():
         raise unwritable(path, "it is a folder")
     if path.exists():

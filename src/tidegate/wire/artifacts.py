@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,8 @@ def write_atomically(path: Path, data: bytes) -> str:
     The bytes are on the disk before the name is, and the name is on the disk before this returns. Raises
     OSError; the half-written file is removed first, so that a full disk is not made fuller.
     """
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
+    # A name of its own: with ours inside, a name as long as is allowed would be too long.
+    half = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.half")
     try:
         with half.open("wb") as file:
             file.write(data)

@@ -6,6 +6,7 @@ typed. It decides nothing about which files belong together (neighbour `assembly
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterator, Sequence
@@ -81,7 +82,9 @@ def resolve(value: str, *, models_folder: Path | None = None) -> Model:
 
     A path wins over a name; a name is a file name with or without its ending, its case does not matter.
     """
-    path = Path(value).expanduser()
+    path = Path(value)
+    with contextlib.suppress(RuntimeError):  # ~nobody: there is no such user, so it is a name like any other
+        path = path.expanduser()
     if _exists(path):
         return open_model(path)
     if models_folder is not None and _exists(models_folder / path):
@@ -92,7 +95,7 @@ def resolve(value: str, *, models_folder: Path | None = None) -> Model:
 
 
 def _opened(path: Path) -> Model:
-    if path.parent.is_dir():
+    with contextlib.suppress(OSError, ValueError):  # opening it says in one sentence what is wrong
         there = {p.stem: p.name for p in sorted(path.parent.iterdir()) if p.suffix in SUFFIXES}
         near = [there[stem] for stem in nearest(path.stem, list(there))]
         if near:
