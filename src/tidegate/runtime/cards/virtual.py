@@ -167,16 +167,12 @@ class VirtualCard:
         """Write a new ledger under a name of its own in `folder`, where those of the dead are swept away."""
         layout.sweep(folder)
         while True:
-            try:
-                card = cls.create(folder / f"tidegate-{os.getpid()}-{next(_numbers)}.vcard", spec)
-            except ClientError as error:
-                if (
-                    error.code != "ledger_exists"
-                ):  # left by one who had our process id, or in another container
-                    raise
-            else:
-                card._file.hold()
-                return card
+            path = folder / f"tidegate-{os.getpid()}-{next(_numbers)}.vcard"
+            if path.exists():  # left by one who had our process id, or in another container
+                continue
+            card = cls.create(path, spec)
+            card._file.hold()
+            return card
 
     @property
     def path(self) -> Path:
