@@ -275,6 +275,15 @@ def test_climbing_visits_every_rung_and_ends() -> None:
     assert len(tried) == ATTEMPTS_MAX
 
 
+def test_what_was_nan_twice_in_the_same_way_is_not_tried_again() -> None:
+    question = decode(4 * GIB)
+    tried: list[Attempt] = []
+    while isinstance(plan := climb(question, tried), Plan):
+        tried.append(Attempt(plan.execution, Failure.NOT_FINITE))
+    assert len(tried) < ATTEMPTS_MAX
+    assert tried[-1] == tried[-2] and len(set(tried)) == len(tried) - 1
+
+
 def test_when_lower_rungs_fit_nowhere_the_best_that_fits_is_tried_again() -> None:
     question = decode(4 * GIB, ram=replace(RAM, free_bytes=0))
     tried = [Attempt(SMALLEST, Failure.DIED)]

@@ -11,7 +11,7 @@ from tests.sim.truth import Truth
 
 from tidegate.core import effects as ef
 from tidegate.core.events import JobSubmitted
-from tidegate.core.stage import Stage
+from tidegate.core.stage import Execution, Stage
 
 # A job may be overtaken by this many later ones of no higher priority; batching is bounded by time, so few.
 OVERTAKEN_MAX = 3
@@ -36,6 +36,7 @@ class JobRecord:
     overtaken_count: int = 0
     failed_attempts: int = 0
     blanks_count: int = 0
+    nans: list[tuple[Stage, Execution]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -126,6 +127,8 @@ class Judge:
                 self.must(not record.left or blank, f"{effect.job} is done with {record.left} left")
             case ef.Outcome.FAILED:
                 tried = record.failed_attempts >= ATTEMPTS or effect.code == "prediction"
+                # What was NaN twice in the same execution need not be tried again.
+                tried = tried or len(set(record.nans)) < len(record.nans)
                 too_big = effect.code == "out_of_memory" and effect.job in self.impossible
                 self.must(tried or too_big, f"{effect.job} failed ({effect.code}): {effect.message}")
                 self.must(bool(effect.message), "a failure without words")

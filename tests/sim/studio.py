@@ -290,6 +290,8 @@ class Studio:
             process.busy_with = ""
             world.free(process, ("compute", self._part(effect)), at_fault="failure")
             record.blanks_count += failure is Failure.BLANK
+            if failure is Failure.NOT_FINITE:
+                record.nans.append((effect.stage, effect.execution))
             world.deliver(
                 ev.StageFailed(
                     at_ms=world.now_ms,

@@ -25,7 +25,7 @@ from tidegate.core.foresight import tend
 from tidegate.core.house import RAM
 from tidegate.core.image import stages, staging
 from tidegate.core.image.job import Job, JobPhase
-from tidegate.core.image.ladder import ATTEMPTS_MAX, climb
+from tidegate.core.image.ladder import climb, is_at_end
 from tidegate.core.llm import demand as llm_demand
 from tidegate.core.llm import service
 from tidegate.core.llm.level import SERVING
@@ -163,8 +163,9 @@ def _try_job(state: State, job: Job) -> bool:
 
 
 def _refuse_job(state: State, job: Job, refusal: Refusal, question: StageQuestion) -> None:
-    if len(job.tried) >= ATTEMPTS_MAX:
-        message = f"{job.stage} failed in every way there is: {job.tried[-1].failure.text()}."
+    if is_at_end(job.tried):
+        last = job.tried[-1].failure
+        message = f"{job.stage} failed in every way there is: {last.text()}. {last.advice()}".strip()
         stages.end(state, job, JobPhase.FAILED, code="worker", message=message)
         return
     if job.refused_since_ms < 0:

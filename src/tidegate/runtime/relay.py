@@ -338,6 +338,7 @@ def _no_way(refusal: Refusal, tried: list[Attempt]) -> CapacityError | WorkerErr
     why = f"{last.failure.text()} {last.execution.text()}"
     return WorkerError(
         f"{refusal.stage} failed {len(tried)} times, at last because {why}.",
+        remedy=last.failure.advice(),
         code="attempts_used_up",
     )
 

@@ -43,6 +43,12 @@ class Failure(enum.StrEnum):
             case _:
                 assert_never(self)
 
+    def advice(self) -> str:
+        """What a user can do about it when every attempt ended so; empty when there is nothing to advise."""
+        if self is Failure.NOT_FINITE:
+            return "Check the model file: download it again, or take another VAE or precision."
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:

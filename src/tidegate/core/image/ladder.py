@@ -62,9 +62,18 @@ def rung_of(execution: Execution, smallest_tile: int) -> Rung:
             assert_never(execution.placement)
 
 
+def is_at_end(tried: Sequence[Attempt]) -> bool:
+    """Whether nothing is worth another attempt.
+
+    Arithmetic repeats itself: what was NaN twice in the same execution is NaN the next time, too.
+    """
+    repeats = bool(tried) and tried[-1].failure is Failure.NOT_FINITE and tried[-1] in tried[:-1]
+    return repeats or len(tried) >= ATTEMPTS_MAX
+
+
 def next_rung(stage: Stage, tried: Sequence[Attempt], *, smallest_tile: int = 0) -> Rung | None:
     """Name the highest rung that may still be tried, or None when the attempts are used up."""
-    if len(tried) >= ATTEMPTS_MAX:
+    if is_at_end(tried):
         return None
     rungs = LADDER[stage]
     floor = 0
@@ -111,14 +120,14 @@ def climb(question: StageQuestion, tried: Sequence[Attempt]) -> Plan | Refusal:
     """Plan a stage below the rungs that failed.
 
     When the lower rungs fit nowhere (no RAM for the CPU, say), the ladder steps back and the best execution
-    that fits is tried again: a picture later is better than none. After ATTEMPTS_MAX everything is barred.
+    that fits is tried again: a picture later is better than none. At the ladder's end everything is barred.
     """
     assert isinstance(question.stage, Stage), "only stages have a ladder"
     if not tried:
         return choose(question)
     executions = tuple(option.execution for option in question.options)
     answer = choose(replace(question, barred=barred(question.stage, tried, executions=executions)))
-    if isinstance(answer, Plan) or len(tried) >= ATTEMPTS_MAX:
+    if isinstance(answer, Plan) or is_at_end(tried):
         return answer
     return choose(question)
 
