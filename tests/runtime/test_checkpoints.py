@@ -12,6 +12,7 @@ from tidegate.core.faults import ClientError
 from tidegate.core.stage import Execution, Placement, Stage
 from tidegate.runtime import checkpoints
 from tidegate.runtime.checkpoints import JobFolder, latest_wish
+from tidegate.runtime.model_choice import models_folder
 from tidegate.runtime.order import Wish
 from tidegate.wire import artifacts
 
@@ -145,6 +146,9 @@ def test_without_a_home_there_is_nothing_saved_and_no_way_to_save(monkeypatch: p
     for name in (checkpoints.STATE_VARIABLE, "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", homeless)
+    for name in ("TIDEGATE_MODELS", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert models_folder() == Path("/usr/local/share/tidegate/models")
     assert latest_wish() is None
     with pytest.raises(OSError, match="there is no home folder"):
         JobFolder.take("k", resumes=False)

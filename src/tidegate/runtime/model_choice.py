@@ -26,13 +26,20 @@ def models_folder() -> Path:
     """Where a user's models lie: $TIDEGATE_MODELS, or the user's data folder."""
     if named := os.environ.get(MODELS_VARIABLE):
         return Path(named).expanduser()
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    base = os.environ.get("XDG_DATA_HOME") or _in_home(".local/share", otherwise="/usr/local/share")
     return Path(base) / "tidegate" / "models"
+
+
+def _in_home(name: str, *, otherwise: str) -> Path:
+    try:
+        return Path.home() / name
+    except RuntimeError:  # no $HOME, and no entry among the users either: what lies there for everybody
+        return Path(otherwise)
 
 
 def demo_folder() -> Path | None:
     """The demo models that `make setup` made last, or None."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or _in_home(".cache", otherwise="/var/cache")
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "tidegate")
     try:
         found = [(folder.stat().st_mtime_ns, folder) for folder in (cache / "models").glob("sd1-tiny-*")]
