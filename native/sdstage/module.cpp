@@ -238,6 +238,21 @@ void bind_stages(nb::class_<Engine>& checkpoint) {
                  }
                  return to_python(std::move(latent));
              }, "request"_a, "rgb"_a, nb::kw_only(), "tile"_a = 0, "progress"_a = nb::none())
+        .def("decode",
+             [](Engine& self, const Request& request, const InArray& latent, int tile, const nb::object& progress) {
+                 const Array array          = from_python(latent, "latent");
+                 const Progress on_progress = progress_from_python(progress);
+                 Pixels pixels;
+                 {
+                     nb::gil_scoped_release no_gil;
+                     pixels = self.decode(request, array, tile, on_progress);
+                 }
+                 return to_python(std::move(pixels));
+             }, "request"_a, "latent"_a, nb::kw_only(), "tile"_a = 0, "progress"_a = nb::none());
+}
+
+void bind_denoise(nb::class_<Engine>& checkpoint) {
+    checkpoint
         .def("denoise",
              [](Engine& self, const Request& request, const std::map<std::string, InArray>& embeddings,
                 const std::optional<InArray>& init_latent, const std::string& tape, const nb::bytes& tape_owner,
@@ -260,18 +275,7 @@ void bind_stages(nb::class_<Engine>& checkpoint) {
                  return to_python(std::move(latent));
              }, "request"_a, "embeddings"_a, nb::kw_only(), "init_latent"_a = nb::none(), "tape"_a = "",
              "tape_owner"_a = nb::bytes("", 0), "progress"_a = nb::none())
-        .def("tape_error", &Engine::tape_error)
-        .def("decode",
-             [](Engine& self, const Request& request, const InArray& latent, int tile, const nb::object& progress) {
-                 const Array array          = from_python(latent, "latent");
-                 const Progress on_progress = progress_from_python(progress);
-                 Pixels pixels;
-                 {
-                     nb::gil_scoped_release no_gil;
-                     pixels = self.decode(request, array, tile, on_progress);
-                 }
-                 return to_python(std::move(pixels));
-             }, "request"_a, "latent"_a, nb::kw_only(), "tile"_a = 0, "progress"_a = nb::none());
+        .def("tape_error", &Engine::tape_error);
 }
 
 void bind_memory(nb::class_<Engine>& checkpoint) {
@@ -338,6 +342,7 @@ void bind_checkpoint(nb::module_& m) {
              }, "width"_a, "height"_a);
     bind_memory(checkpoint);
     bind_stages(checkpoint);
+    bind_denoise(checkpoint);
 }
 
 void bind_errors(nb::module_& m) {

@@ -59,7 +59,22 @@ Strength = Annotated[float, typer.Option(help="How much of the --init picture is
 Batch = Annotated[int, typer.Option(help="How many images, with seed, seed + 1, ...")]
 Model = Annotated[str, typer.Option(help="A checkpoint: a file, or a name in the models folder.")]
 DiffusionModel = Annotated[str, typer.Option(help="The diffusion model alone.")]
-Companion = Annotated[str, typer.Option(help="A component in a file of its own.", show_default=False)]
+Vae = Annotated[str, typer.Option(help="A VAE in a file of its own, used instead.", show_default=False)]
+Taesd = Annotated[
+    str, typer.Option(help="A tiny autoencoder: faster, coarser decode, less memory.", show_default=False)
+]
+ClipL = Annotated[
+    str, typer.Option(help="The CLIP-L text encoder, in a file of its own.", show_default=False)
+]
+ClipG = Annotated[
+    str, typer.Option(help="The CLIP-G text encoder, in a file of its own.", show_default=False)
+]
+T5xxl = Annotated[
+    str, typer.Option(help="The T5-XXL text encoder, in a file of its own.", show_default=False)
+]
+Llm = Annotated[
+    str, typer.Option(help="A language model as text encoder, where a model has one.", show_default=False)
+]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda:0, vulkan:0, rocm:0 or virtual:3GiB.")]
 Threads = Annotated[int, typer.Option(help="Threads of the CPU; 0: as many as there are cores.")]
 Ram = Annotated[str, typer.Option(help="The most RAM to use, such as 8GiB.", show_default=False)]
