@@ -189,8 +189,8 @@ class Checkpoint:
     ) -> NDArray[np.float32]:
         """Samples a latent. tape: a file that is replayed, then continued: bit-identical after any crash.
 
-        tape_owner: up to 32 bytes that name the image; another owner's tape is begun anew. A tape that cannot be
-        kept is given up without harm; `tape_error` says why.
+        tape_owner: up to 32 bytes that name the image; another owner's tape is begun anew. A tape that cannot
+        be kept is given up without harm; `tape_error` says why.
         progress(step, steps, preview) is called between steps; preview is a small projection, or None at step
         0. Raises Cancelled when it returns False.
         """
