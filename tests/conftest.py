@@ -7,6 +7,7 @@ Does not own: anything about one part of the house; such fixtures stand in that 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -85,8 +86,9 @@ def child_processes() -> dict[int, str]:
     """Direct children, also those that ended and were never waited for."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text(encoding="ascii").split():
-            found[int(pid)] = command_of(pid) or "(ended, never waited for)"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # The thread has ended meanwhile.
+            for pid in (task / "children").read_text(encoding="ascii").split():
+                found[int(pid)] = command_of(pid) or "(ended, never waited for)"
     return found
 
 
