@@ -1,23 +1,28 @@
 """A channel: one end of a socket on which two processes exchange messages.
 
-Owns reading and writing frames on a blocking socket. Sending is safe from several threads, receiving is for
-one. Neighbours: `frames` (the bytes) and `messages` (their meaning); who is on the other end is the business
-of `tidegate.runtime.children` and `tidegate.workers`.
+Owns reading and writing frames on a blocking socket, and the open files that travel beside them. Sending is
+safe from several threads, receiving is for one. Neighbours: `frames` (the bytes) and `messages` (their
+meaning); who is on the other end is the business of `tidegate.runtime.children` and `tidegate.workers`.
 """
 
 from __future__ import annotations
 
+import array
+import os
 import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
 
-from tidegate.wire import frames, messages
+from tidegate.wire import frames, llm_child, llm_front, llm_link, messages
 
 Incoming = TypeVar("Incoming")
 _READ_BYTES = 65536
+# The kernel passes at most 253 descriptors with one message; a stream's state and pictures are far fewer.
+DESCRIPTORS_MAX: Final = 64
+_CONTROL_BYTES: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
 
 
 class Closed(Exception):
@@ -37,15 +42,33 @@ class Channel(Generic[Incoming]):
         self._decoder = frames.FrameDecoder()
         self._ready: deque[bytes] = deque()
         self._sending = threading.Lock()
+        self._descriptors: deque[int] = deque()
 
-    def send(self, message: messages.ToWorker | messages.FromWorker) -> None:
-        """Write one message as a whole. Raises `Closed` when nobody listens any more."""
+    def send(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
+        """Write one message as a whole. Raises `Closed` when nobody listens any more.
+
+        Descriptors travel with its first byte, as copies: ours stay ours.
+        """
         frame = frames.encode_frame(messages.encode(message))
+        assert len(descriptors) <= DESCRIPTORS_MAX, "more descriptors than the other side can take in"
         with self._sending:
             try:
+                if descriptors:
+                    packed = array.array("i", descriptors)
+                    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
+                    frame = frame[self._connection.sendmsg([frame], control) :]
                 self._connection.sendall(frame)
             except OSError as error:
                 raise Closed(f"the other side no longer listens: {error}") from error
+
+    def take_descriptor(self) -> int:
+        """The next descriptor that came along, for whoever reads the message that it belongs to.
+
+        It is the caller's to close. Raises `ProtocolError` when the other side promised one and sent none.
+        """
+        if not self._descriptors:
+            raise frames.ProtocolError("a message came without the descriptor that belongs to it")
+        return self._descriptors.popleft()
 
     def receive(self, wait_ms: int | None = None) -> Incoming:
         """The next message; None waits for ever. Raises `Closed`, `SilenceTooLong` or `ProtocolError`."""
@@ -59,7 +82,7 @@ class Channel(Generic[Incoming]):
             # Polling first and then reading keeps the socket itself blocking.
             if wait_ms is not None and not _readable(self._connection, wait_ms):
                 raise SilenceTooLong(f"nothing was heard for {wait_ms} ms")
-            data = self._connection.recv(_READ_BYTES)
+            data = self._received()
         except OSError as error:
             raise Closed(f"the connection broke: {error}") from error
         if not data:
@@ -68,6 +91,17 @@ class Channel(Generic[Incoming]):
             except frames.ProtocolError as error:
                 raise Closed(str(error)) from error
             raise Closed("the other side closed the connection")
+        return data
+
+    def _received(self) -> bytes:
+        data, control, _flags, _address = self._connection.recvmsg(
+            _READ_BYTES, _CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, packed in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                found = array.array("i")
+                found.frombytes(packed[: len(packed) - len(packed) % found.itemsize])
+                self._descriptors.extend(found)
         return data
 
     def fileno(self) -> int:
@@ -81,8 +115,10 @@ class Channel(Generic[Incoming]):
         return [self._decode(payload) for payload in complete]
 
     def close(self) -> None:
-        """Close our end; the other side sees the end of the stream."""
+        """Close our end; the other side sees the end of the stream. Untaken descriptors are closed."""
         self._connection.close()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
 
 
 def worker_end(connection: socket.socket) -> Channel[messages.ToWorker]:
@@ -93,6 +129,36 @@ def worker_end(connection: socket.socket) -> Channel[messages.ToWorker]:
 def parent_end(connection: socket.socket) -> Channel[messages.FromWorker]:
     """The parent's end: it reads answers."""
     return Channel(connection, messages.decode_from_worker)
+
+
+def front_end(connection: socket.socket) -> Channel[llm_front.ToFront]:
+    """The front's end of its talk with the runtime."""
+    return Channel(connection, llm_front.decode_to_front)
+
+
+def front_parent_end(connection: socket.socket) -> Channel[llm_front.FromFront]:
+    """The runtime's end of it."""
+    return Channel(connection, llm_front.decode_from_front)
+
+
+def child_end(connection: socket.socket) -> Channel[llm_child.ToChild]:
+    """A language model's child's end of its talk with the runtime."""
+    return Channel(connection, llm_child.decode_to_child)
+
+
+def child_parent_end(connection: socket.socket) -> Channel[llm_child.FromChild]:
+    """The runtime's end of it."""
+    return Channel(connection, llm_child.decode_from_child)
+
+
+def engine_end(connection: socket.socket) -> Channel[llm_link.ToEngine]:
+    """The child's end of its link with the front."""
+    return Channel(connection, llm_link.decode_to_engine)
+
+
+def engine_front_end(connection: socket.socket) -> Channel[llm_link.FromEngine]:
+    """The front's end of it."""
+    return Channel(connection, llm_link.decode_from_engine)
 
 
 def _readable(connection: socket.socket, wait_ms: int) -> bool:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Final
 
 LENGTH_BYTES: Final = 4
-# The largest legitimate message is a progress report with a latent preview (see PREVIEW_BYTES_MAX in
-# `messages`); pixels, latents and embeddings travel by file. One mebibyte leaves room for growth.
-FRAME_BYTES_MAX: Final = 1 << 20
+# The largest legitimate messages are the vectors of an ask for embeddings and the history of a conversation
+# (four bytes for each of up to a million tokens); pixels, latents and conditions travel by file.
+FRAME_BYTES_MAX: Final = 16 << 20
 
 
 class ProtocolError(Exception):

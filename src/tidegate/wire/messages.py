@@ -336,10 +336,10 @@ _ENCODER = msgspec.msgpack.Encoder()
 _TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 _FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 # AssertionError: an Execution checks its own rules (a tile belongs to tiled decoding) when it is built.
-_NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AssertionError)
+NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AssertionError)
 
 
-def encode(message: ToWorker | FromWorker) -> bytes:
+def encode(message: Message) -> bytes:
     """The payload of one frame."""
     return _ENCODER.encode(message)
 
@@ -348,7 +348,7 @@ def decode_to_worker(payload: bytes) -> ToWorker:
     """Read what a parent said."""
     try:
         return _TO_WORKER.decode(payload)
-    except _NOT_A_MESSAGE as error:
+    except NOT_A_MESSAGE as error:
         raise ProtocolError(f"not a message for a worker: {error}") from error
 
 
@@ -356,5 +356,5 @@ def decode_from_worker(payload: bytes) -> FromWorker:
     """Read what a worker said."""
     try:
         return _FROM_WORKER.decode(payload)
-    except _NOT_A_MESSAGE as error:
+    except NOT_A_MESSAGE as error:
         raise ProtocolError(f"not a message from a worker: {error}") from error
