@@ -80,6 +80,19 @@ class ArbiterMachine(RuleBasedStateMachine):
         self.now_ms += passed_ms
         self.feed(ev.Woke(at_ms=self.now_ms))
 
+    @rule(
+        level=st.sampled_from([Level.HOT, Level.WARM, Level.PARTIAL, Level.COLD, None, None]),
+        layers=st.sampled_from([0, 3, 16, 99]),
+    )
+    def wish(self, level: Level | None, layers: int) -> None:
+        """Somebody wants the model at a level, or gives it back."""
+        self.feed(ev.LevelWished(at_ms=self.now_ms, model="qwen", level=level, layers_count=layers))
+
+    @rule()
+    def intend(self) -> None:
+        """Somebody begins to type."""
+        self.feed(ev.IntentHeard(at_ms=self.now_ms, model="qwen"))
+
     @rule(side=st.sampled_from([32, 64, 128]), priority=st.integers(0, 2))
     def submit(self, side: int, priority: int) -> None:
         """A user wants an image."""

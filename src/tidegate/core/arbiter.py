@@ -22,7 +22,7 @@ from tidegate.core.house import House
 from tidegate.core.image import stages, staging
 from tidegate.core.image.job import ENDED, Job
 from tidegate.core.invariants import check_cheap
-from tidegate.core.llm import service, tide
+from tidegate.core.llm import service, tide, wish
 from tidegate.core.llm.level import Tide
 from tidegate.core.policy import Policy
 from tidegate.core.queue import enqueue
@@ -124,7 +124,9 @@ def _apply_llm(
     | ev.ChatFinished
     | ev.ChatFailed
     | ev.LevelReached
-    | ev.LevelFailed,
+    | ev.LevelFailed
+    | ev.LevelWished
+    | ev.IntentHeard,
 ) -> None:
     match event:
         case ev.ChatSubmitted():
@@ -141,6 +143,10 @@ def _apply_llm(
             tide.level_reached(state, event)
         case ev.LevelFailed():
             tide.level_failed(state, event)
+        case ev.LevelWished():
+            wish.wished(state, event)
+        case ev.IntentHeard():
+            service.intended(state, event)
         case _:
             assert_never(event)
 

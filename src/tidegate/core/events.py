@@ -253,6 +253,25 @@ class LevelFailed(WorkerFact):
     failure: Failure
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelWished(Fact):
+    """Somebody wants a language model held at a level; None: the planner decides again.
+
+    `layers_count` is for PARTIAL.
+    """
+
+    model: str
+    level: Level | None
+    layers_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentHeard(Fact):
+    """Somebody begins to type, or to upload: a language model will probably be asked in a moment."""
+
+    model: str
+
+
 # --- guests and notices ---
 
 
@@ -317,6 +336,8 @@ Event = (
     | ChatFailed
     | LevelReached
     | LevelFailed
+    | LevelWished
+    | IntentHeard
     | GuestAsked
     | GuestRenewed
     | GuestReleased

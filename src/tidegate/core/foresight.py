@@ -4,7 +4,8 @@
     bring-back    who was pushed off the card returns when there is room, most valuable first
     relief        somebody foreign took more than there was: who is idle makes room
     release       who is idle for longer than its return is worth gives its bytes up (ski rental)
-    pre-warm      who by its rhythm is wanted soon is brought back, never at the cost of a job
+    pre-warm      who by its rhythm, or by somebody who begins to type, is wanted soon is brought back, never
+                  at the cost of a job
 
 Owns these five, and the time of the next look. They use the same planner and bindings as everybody.
 """
@@ -20,13 +21,16 @@ from tidegate.core.image import stages, staging
 from tidegate.core.image.job import Job, JobPhase, Run
 from tidegate.core.lease import LeasePhase
 from tidegate.core.llm import demand as llm_demand
-from tidegate.core.llm.level import SERVING, Level, Tide
+from tidegate.core.llm.level import HELD_DOWN, SERVING, Level, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import running, sink, worker_of
-from tidegate.core.notice import prewarmed, released_idle, relieved
+from tidegate.core.llm.wish import give_up, is_wished_up
+from tidegate.core.notice import awaited, prewarmed, released_idle, relieved
 from tidegate.core.planner.choose import choose, yield_ordered
 from tidegate.core.planner.plan import Plan
+from tidegate.core.planner.question import Concession
 from tidegate.core.pool import Pool
+from tidegate.core.prediction import ensure_predictor, want_llm
 from tidegate.core.state import Alarm, Binding, BindingKind, State
 from tidegate.core.supervision import release
 from tidegate.core.worker import Worker, WorkerKind, WorkerPhase
@@ -153,29 +157,65 @@ def _bring_back(state: State, model: Model) -> None:
     worker = worker_of(state, model)
     if (model.card or worker.name) in state.bindings or _is_taken(state, model.card):
         return
-    expected_ms = model.rhythm.next_ms
-    lead_ms = _lead_ms(state, model)
-    soon = expected_ms is not None and abs(expected_ms - state.now_ms) <= lead_ms
+    wished = is_wished_up(model)
     pushed = model.was_pushed and state.now_ms - model.used_ms < state.policy.idle_release_ms
-    if model.tide is Tide.PARTIAL and pushed:
+    if model.tide is Tide.PARTIAL and (pushed or model.wish is Level.HOT):
         _refloat(state, model)
-    if model.tide not in (Tide.COLD, Tide.WARM) or not (pushed or soon):
+    expected_ms = _expected_ms(state, model)
+    if model.tide not in (Tide.COLD, Tide.WARM) or not (pushed or wished or expected_ms is not None):
         return
-    fresh = pushed or model.prewarmed_ms != expected_ms
+    if (model.tide is Tide.WARM and model.wish is Level.WARM) or model.wish is Level.COLD:
+        return
+    fresh = pushed or wished or model.prewarmed_ms != expected_ms
     quiet = worker.phase in (WorkerPhase.ABSENT, WorkerPhase.READY)
     quiet = quiet and not state.ledger.is_releasing(worker.name)
-    if not fresh or not quiet or model.attempts_count:
+    if not fresh or not quiet or (model.attempts_count and not wished):
         return
-    question = llm_demand.question_for(
-        state, model, concessions=(), candidates_max=state.policy.candidates_max
-    )
-    plan = choose(question) if question is not None else None
-    if not isinstance(plan, Plan) or plan.execution.layers_count:
-        return  # Only what returns wholly and without bothering anybody returns by itself.
-    if not pushed and expected_ms is not None:
+    plan = _return_plan(state, model, is_wished=wished)
+    if plan is None:
+        return
+    if not (pushed or wished) and expected_ms is not None:
         model.prewarmed_ms = expected_ms
-        state.notify(prewarmed(model.name, in_ms=expected_ms - state.now_ms))
+        intended = model.rhythm.is_intended(state.now_ms)
+        text = awaited(model.name) if intended else prewarmed(model.name, in_ms=expected_ms - state.now_ms)
+        state.notify(text)
     llm_demand.bind_rise(state, model, plan)
+
+
+def _expected_ms(state: State, model: Model) -> int | None:
+    """For when it is expected, if that is about now."""
+    if model.rhythm.is_intended(state.now_ms):
+        return model.rhythm.intent_ms
+    expected_ms = model.rhythm.next_ms
+    soon = expected_ms is not None and abs(expected_ms - state.now_ms) <= _lead_ms(state, model)
+    return expected_ms if soon else None
+
+
+def _return_plan(state: State, model: Model, *, is_wished: bool) -> Plan | None:
+    """How it would come back: wholly and without bothering anybody, or as it is wished, at the cost of those
+    who are idle.
+    """
+    concessions: tuple[Concession, ...] = ()
+    if is_wished:
+        if model.attempts_count >= state.policy.level_attempts_max:
+            give_up(state, model, why="it could not be loaded")
+            return None
+        worker = worker_of(state, model)
+        taker = Taker(
+            card=model.card, worker=worker.name, model=model.name, spares_busy=True, spares_pinned=True
+        )
+        concessions = concessions_for(state, taker)
+    question = llm_demand.question_for(
+        state, model, concessions=concessions, candidates_max=state.policy.candidates_max
+    )
+    if question is None:
+        want_llm(state, model.name)
+        ensure_predictor(state)
+        return None
+    plan = choose(question)
+    if not isinstance(plan, Plan) or (plan.execution.layers_count and not is_wished):
+        return None
+    return plan
 
 
 def _is_taken(state: State, card: str) -> bool:
@@ -210,7 +250,7 @@ def _keep_ms(state: State, model: Model) -> int:
 
 
 def _release_idle_model(state: State, model: Model) -> None:
-    if model.tide not in (*SERVING, Tide.WARM) or model.requests or running(model):
+    if model.tide not in (*SERVING, Tide.WARM) or model.requests or running(model) or model.wish:
         return
     idle_ms = state.now_ms - max(model.used_ms, model.serving_since_ms)
     worker = worker_of(state, model)
@@ -256,6 +296,8 @@ def _set_next_look(state: State, *, is_calm: bool) -> None:
         if model.requests and model.tide in (Tide.COLD, Tide.WARM):
             since_ms = min(request.waiting_since_ms for request in model.requests.values())
             times.append(since_ms + state.policy.chat_wait_max_ms)
+            if model.wish in HELD_DOWN:
+                times.append(since_ms + state.policy.capacity_wait_max_ms)
     for worker in state.workers.values():
         if worker.kind is WorkerKind.IMAGE and not worker.job:
             held = [lease for lease in state.ledger.of(worker.name) if "/" in lease.part]

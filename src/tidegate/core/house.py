@@ -11,6 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tidegate.core.llm.level import Level
 from tidegate.core.stage import Component
 
 RAM = "ram"  # Name of the pool of host memory, beside the names of cards.
@@ -47,17 +48,38 @@ class ImageModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """What a language model needs with some of its layers on the card: there, and in RAM for the rest."""
+
+    card_weights_bytes: int
+    card_context_bytes: int  # KV cache and compute buffers.
+    ram_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LlmFootprint:
-    """What a language model needs, from its engine's own figures."""
+    """What a language model needs, from its engine's own figures.
+
+    `splits` holds the exact figures for 0 to `layers_count` layers on the card: neither weights nor buffers
+    grow evenly with them. Without splits the sums are shared out evenly.
+    """
 
     layers_count: int
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
     state_bytes: int  # Saved conversation state in RAM at most.
+    splits: tuple[Split, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert not self.splits or len(self.splits) == self.layers_count + 1, (
+            "a split for each count of layers"
+        )
 
     def on_card(self, layers: int) -> tuple[int, int]:
         """Bytes of weights, and of KV with compute, on the card with this many layers there."""
+        if self.splits:
+            return self.splits[layers].card_weights_bytes, self.splits[layers].card_context_bytes
         share = (
             self.weights_bytes * layers // self.layers_count,
             self.kv_bytes * layers // self.layers_count,
@@ -65,7 +87,9 @@ class LlmFootprint:
         return share[0], share[1] + (self.compute_bytes if layers else 0)
 
     def in_ram(self, layers: int) -> int:
-        """Bytes in RAM for the layers that are not on the card."""
+        """Bytes in RAM for the layers that are not on the card, and for what never goes there."""
+        if self.splits:
+            return self.splits[layers].ram_bytes
         rest = self.layers_count - layers
         if rest == 0:
             return 0
@@ -74,11 +98,17 @@ class LlmFootprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModel:
-    """A language model, the card it lives on ("" = none, it computes on the CPU) and its parallel slots."""
+    """A language model, the card it lives on ("" = none, it computes on the CPU) and its parallel slots.
+
+    `keep` is the level at which its owner wants it to be held. `fingerprint` names its files and options, so
+    that what was learned of others is not taken for its own.
+    """
 
     name: str
     card: str
     slots_count: int = 4
+    keep: Level | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

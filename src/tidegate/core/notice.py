@@ -32,6 +32,7 @@ class NoticeKind(enum.StrEnum):
     QUARANTINED = "quarantined"
     BOUND = "bound"
     ESCALATED = "escalated"
+    HELD = "held"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +179,23 @@ def returned(model: str, *, level: str, layers_count: int, took_ms: int) -> Noti
     return Notice(
         kind=NoticeKind.RETURNED, subject=model, text=text, duration_ms=took_ms, reason="there is room"
     )
+
+
+def held(model: str, *, level: str) -> Notice:
+    """Word that somebody wants a language model at a level, or not any more ("")."""
+    text = f"{model} is held at {level.upper()}, as somebody asked."
+    return Notice(
+        kind=NoticeKind.HELD,
+        subject=model,
+        text=text if level else f"{model} is not held at a level any more; the planner decides.",
+        reason="somebody asked",
+    )
+
+
+def awaited(model: str) -> Notice:
+    """Word that a language model is brought back because somebody begins to write."""
+    text = f"{model} is brought back, because somebody is about to ask it something."
+    return Notice(kind=NoticeKind.PREWARMED, subject=model, text=text, reason="intent")
 
 
 def prewarmed(model: str, *, in_ms: int) -> Notice:

@@ -12,6 +12,7 @@ from tidegate.core.effects import Outcome, Predict, PredictLlm
 from tidegate.core.image.job import Job, JobPhase
 from tidegate.core.image.stages import end
 from tidegate.core.llm.service import end as end_request
+from tidegate.core.llm.wish import give_up as give_up_wish
 from tidegate.core.planner.candidates import StageFacts, candidates_for
 from tidegate.core.queue import enqueue, leave
 from tidegate.core.stage import COMPONENT_OF, Stage
@@ -151,6 +152,8 @@ def _give_up(state: State, model: str, *, code: str, message: str) -> None:
         if job.phase is JobPhase.PLANNING and job.model == model:
             end(state, job, JobPhase.FAILED, code=code, message=message)
     known = state.models.get(model)
+    if known is not None:
+        give_up_wish(state, known, why=message)
     for request in tuple(known.requests.values()) if known and model not in state.catalog.llms else ():
         if known is not None:
             end_request(state, known, request, outcome=Outcome.FAILED, code=code, message=message)

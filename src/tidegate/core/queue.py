@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tidegate.core.guest import GuestPhase
 from tidegate.core.image.job import Job
 from tidegate.core.lease import LeasePhase
-from tidegate.core.llm.level import Tide
+from tidegate.core.llm.level import HELD_DOWN, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.request import WAITING
 from tidegate.core.state import State
@@ -81,7 +81,7 @@ def _job_demands(state: State) -> Iterator[Demand]:
 
 def _model_demands(state: State) -> Iterator[Demand]:
     for model in state.models.values():
-        if model.tide not in (Tide.COLD, Tide.WARM):
+        if model.tide not in (Tide.COLD, Tide.WARM) or model.wish in HELD_DOWN:
             continue
         since_ms = oldest_waiting_ms(model)
         if since_ms is None:

@@ -27,7 +27,7 @@ from tidegate.core.image import stages, staging
 from tidegate.core.image.job import Job, JobPhase
 from tidegate.core.image.ladder import climb, is_at_end
 from tidegate.core.llm import demand as llm_demand
-from tidegate.core.llm import service
+from tidegate.core.llm import service, wish
 from tidegate.core.llm.level import SERVING
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import worker_of
@@ -60,6 +60,7 @@ def schedule(state: State) -> None:
         if wanted.kind is DemandKind.RISE and not wanted.is_patient:
             _yield_sampling(state, state.models[wanted.subject])
     tend(state, is_calm=not waiting)
+    _settle_bindings(state)
 
 
 def _settle_bindings(state: State) -> None:
@@ -96,8 +97,9 @@ def _run_services(state: State) -> None:
     prediction.ensure_predictor(state)
     for model in state.models.values():
         service.sweep(state, model)
-        if model.requests:
-            ensure(state, state.workers[FRONT])
+        wish.lower(state, model)
+        # Prompts are read and checked before anything of the card is needed, so the front is always up.
+        ensure(state, state.workers[FRONT])
         service.serve(state, model)
 
 

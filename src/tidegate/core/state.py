@@ -151,7 +151,10 @@ def fresh_state(house: House, policy: Policy) -> State:
     for configured in house.language_models:
         name = llm_worker(configured.name)
         state.models[configured.name] = Model(
-            name=configured.name, card=configured.card, slots_count=configured.slots_count
+            name=configured.name,
+            card=configured.card,
+            slots_count=configured.slots_count,
+            wish=configured.keep,
         )
         state.workers[name] = Worker(
             name=name, kind=WorkerKind.LLM, card=configured.card, model=configured.name

@@ -16,6 +16,7 @@ from tidegate.core.lease import Lease, LeasePhase
 from tidegate.core.llm.level import SERVING, Level, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import KV, drop_state, running, saved_state, sink, worker_of
+from tidegate.core.llm.wish import is_pinned
 from tidegate.core.planner.question import Concession, YieldClass
 from tidegate.core.quantity import MIB
 from tidegate.core.state import State
@@ -38,6 +39,7 @@ class Taker:
     model: str = ""
     own_part: str = ""
     spares_busy: bool = False  # Take only from those who are idle.
+    spares_pinned: bool = False  # Take nothing from those whom their owner wants held.
 
 
 def concessions_for(state: State, taker: Taker) -> tuple[Concession, ...]:
@@ -158,7 +160,8 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
     if state.ledger.is_releasing(worker.name):
         return
     fresh = model.was_contended and state.now_ms - model.serving_since_ms < state.policy.quantum_ms
-    if busy and (taker.spares_busy or fresh):
+    pinned = is_pinned(model)
+    if (busy and (taker.spares_busy or fresh)) or (pinned and taker.spares_pinned):
         return
     leases = state.ledger.of(worker.name)
     on_card = {lease.part: lease.card_bytes for lease in leases if lease.card == taker.card}
@@ -177,7 +180,7 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
         yield Concession(
             tenant=after,
             name=f"the KV cache of {model.name}",
-            yields=YieldClass.LLM_KV,
+            yields=YieldClass.PINNED if pinned else YieldClass.LLM_KV,
             card_bytes=kv_bytes,
             ram_bytes=-_saved_bytes(state, model),
             free_ms=state.catalog.level_cost_ms(model.name, "ebbing"),
@@ -190,7 +193,7 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
         yield Concession(
             tenant=f"weights:{model.name}",
             name=f"the model {model.name}",
-            yields=YieldClass.LLM_WEIGHTS,
+            yields=YieldClass.PINNED if pinned else YieldClass.LLM_WEIGHTS,
             card_bytes=rest_bytes + kv_bytes,
             ram_bytes=ram_bytes,
             free_ms=state.catalog.level_cost_ms(model.name, "sinking"),

@@ -16,6 +16,7 @@ from tidegate.core.lease import Lease
 from tidegate.core.llm.level import Level, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import CONTEXT, KV, WEIGHTS, rise, worker_of
+from tidegate.core.llm.wish import wished_layers
 from tidegate.core.planner.option import Footprint, StageOption
 from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Concession, Room, StageQuestion
@@ -92,6 +93,9 @@ def _layer_counts(
     if card is None:
         yield 0
         return
+    if model.wish is Level.PARTIAL:
+        yield wished_layers(state, model)
+        return
     context = state.ledger.pools[model.card].descriptor.context_bytes
     attempts_max = state.policy.level_attempts_max
     most = total * max(0, attempts_max - model.attempts_count) // attempts_max
@@ -107,14 +111,9 @@ def _layer_counts(
 
 
 def _most_layers(footprint: LlmFootprint, usable_bytes: int) -> int:
-    low, high = 0, footprint.layers_count
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(footprint.on_card(middle)) <= usable_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    # Every count is looked at: compute buffers may shrink when the last layer comes to the card.
+    counts = range(footprint.layers_count, 0, -1)
+    return next((count for count in counts if sum(footprint.on_card(count)) <= usable_bytes), 0)
 
 
 def bind_rise(state: State, model: Model, plan: Plan) -> None:

@@ -50,4 +50,6 @@ TRANSITIONS: Mapping[Tide, tuple[Tide, ...]] = MappingProxyType(
     }
 )
 SERVING = (Tide.HOT, Tide.PARTIAL)
+# A model that is wished there does not rise for its requests; they wait.
+HELD_DOWN = (Level.WARM, Level.COLD)
 MOVING = (Tide.RISING, Tide.RETURNING, Tide.EBBING, Tide.SINKING)

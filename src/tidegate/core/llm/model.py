@@ -31,6 +31,8 @@ class Model:
     was_pushed: bool = False  # It yielded to somebody and is to come back by itself.
     attempts_count: int = 0  # Failed rises in a row.
     refused_since_ms: int = -1
+    wish: Level | None = None  # Where somebody wants it held; None: the planner decides.
+    wish_layers_count: int = 0  # Of a wish for PARTIAL.
     prewarmed_ms: int = -1  # The expected use for which it was last brought back ahead of time.
 
     def to(self, finish: Tide, story: tuple[str, ...] = ()) -> None:

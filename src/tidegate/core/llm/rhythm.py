@@ -1,6 +1,7 @@
 """Rhythm: when a language model was wanted, and when it will probably be wanted again.
 
-Owns the observed gaps between requests as integer moving averages. What is done with the forecast, and how
+Owns the observed gaps between requests as integer moving averages, and the last sign that somebody is about
+to ask. What is done with the forecast, and how
 far it may be trusted, is decided in `foresight.py`.
 """
 
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 # Fewer gaps are no rhythm; a mean deviation of more than a quarter of the mean gap is none either.
 GAPS_MIN = 4
 DEVIATION_PARTS = 4
+# Who begins to type or to upload asks within about this time, or not at all.
+INTENT_MS = 15_000
 
 
 @dataclass(slots=True)
@@ -21,6 +24,7 @@ class Rhythm:
     gap_ms: int = 0
     deviation_ms: int = 0
     last_ms: int = -1
+    intent_ms: int = -1  # When somebody was last seen to begin.
 
     def heard(self, at_ms: int) -> None:
         """Take in one use."""
@@ -34,6 +38,10 @@ class Rhythm:
             self.gaps_count += 1
         self.last_ms = at_ms
 
+    def is_intended(self, at_ms: int) -> bool:
+        """Whether somebody was seen to begin a moment ago, and has not asked yet."""
+        return self.intent_ms > self.last_ms and at_ms - self.intent_ms <= INTENT_MS
+
     @property
     def next_ms(self) -> int | None:
         """When the next use is expected, or None where there is no rhythm."""
@@ -45,6 +53,8 @@ class Rhythm:
         """Chance in thousandths of a use within this time: one half at the mean gap, or by how long it is
         idle.
         """
+        if self.is_intended(at_ms):
+            return 900
         if self.last_ms < 0:
             return 50
         expected_ms = self.next_ms

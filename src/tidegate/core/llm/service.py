@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
-from tidegate.core.llm.level import SERVING
+from tidegate.core.llm.level import HELD_DOWN, SERVING
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.request import WAITING, Request, RequestPhase
 from tidegate.core.llm.tide import running, worker_of
@@ -44,6 +44,12 @@ def submitted(state: State, event: ev.ChatSubmitted) -> None:
     model.used_ms = state.now_ms
     model.rhythm.heard(state.now_ms)
     state.tell(event.request, f"waits for {event.model}")
+
+
+def intended(state: State, event: ev.IntentHeard) -> None:
+    """Somebody will ask in a moment."""
+    if (model := state.models.get(event.model)) is not None:
+        model.rhythm.intent_ms = state.now_ms
 
 
 def _refuse(state: State, request: str, *, code: str, message: str, retry_after_ms: int = 0) -> None:
@@ -150,7 +156,9 @@ def cancelled(state: State, event: ev.ChatCancelled) -> None:
 
 
 def sweep(state: State, model: Model) -> None:
-    """End what need not wait any more: cancelled requests, and those that failed too often."""
+    """End what need not wait any more: cancelled requests, those that failed too often, and those of a model
+    that is held down for too long.
+    """
     for request in tuple(model.requests.values()):
         if request.phase not in WAITING:
             continue
@@ -159,6 +167,13 @@ def sweep(state: State, model: Model) -> None:
         elif request.attempts_count >= state.policy.chat_attempts_max:
             text = f"{model.name} failed {request.attempts_count} times with this request."
             end(state, model, request, outcome=ef.Outcome.FAILED, code="worker", message=text)
+        elif model.wish in HELD_DOWN and _has_waited(state, request):
+            text = f"{model.name} is held at {str(model.wish).upper()}, as somebody asked."
+            end(state, model, request, outcome=ef.Outcome.FAILED, code="held", message=text)
+
+
+def _has_waited(state: State, request: Request) -> bool:
+    return state.now_ms - request.waiting_since_ms >= state.policy.capacity_wait_max_ms
 
 
 def end(

@@ -25,6 +25,7 @@ class YieldClass(enum.StrEnum):
     TILES = "tiles"  # The stage itself runs tile by tile.
     STREAM = "stream"  # The stage itself streams its weights.
     CPU = "cpu"  # The stage itself leaves the card.
+    PINNED = "pinned"  # What its owner wants held on the card.
 
 
 YIELD_ORDER = tuple(YieldClass)
