@@ -15,12 +15,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from tidegate.core.faults import ClientError
 from tidegate.core.quantity import size_text
-from tidegate.synth.checkpoints import PLAIN_TYPE, RECIPES, WEIGHT_TYPES, synthesise
+from tidegate.synth.checkpoints import NAMES, PLAIN_TYPE, WEIGHT_TYPES, synthesise
 
 
 def synth(
     name: Annotated[
-        str, typer.Argument(help=f"Which checkpoint: {', '.join(RECIPES)}.", show_default=False)
+        str, typer.Argument(help=f"Which checkpoint: {', '.join(NAMES)}.", show_default=False)
     ] = "",
     folder: Annotated[
         Path | None, typer.Argument(help="Where to write it; made if it does not exist.", show_default=False)
@@ -37,13 +37,14 @@ def synth(
 ) -> None:
     """Write a checkpoint of random weights in the shapes of a real model.
 
-    f16 is written as safetensors, quantised types as GGUF. sd1-tiny holds no VAE; a TAESD is written beside
-    it.
+    f16 is written as safetensors, quantised types and language models as GGUF. sd1-tiny holds no VAE; a TAESD
+    is written beside it. Language models have a tokenizer and a chat template; llama-tiny and qwen2vl-tiny
+    come with a projector for images.
     """
     if not name or folder is None:
         raise ClientError(
             "A name and a folder are needed.",
-            remedy=f"Write: tidegate synth {name or 'NAME'} FOLDER, with one of {', '.join(RECIPES)}.",
+            remedy=f"Write: tidegate synth {name or 'NAME'} FOLDER, with one of {', '.join(NAMES)}.",
             code="no_name",
         )
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

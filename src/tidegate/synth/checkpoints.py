@@ -16,7 +16,9 @@ from types import MappingProxyType
 
 from tidegate.core.faults import CapacityError, ClientError
 from tidegate.core.quantity import size_text
+from tidegate.synth.language import LANGUAGE_RECIPES, language_layout
 from tidegate.synth.layouts import Layout, gguf_layout, safetensors_layout
+from tidegate.synth.projectors import projector_layout
 from tidegate.synth.quantising import PACKED_TYPES
 from tidegate.synth.shapes import ask_engine
 from tidegate.synth.weights import WeightPool
@@ -48,6 +50,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "sd3": Recipe("sd3", ("text_encoder", "diffusion", "vae")),
     }
 )
+
+NAMES = (*RECIPES, *LANGUAGE_RECIPES)
+SHORT_NAMES: Mapping[str, str] = MappingProxyType({"llama": "llama-100m"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,11 @@ def synthesise(
 
 def plan_files(name: str, folder: Path, *, weight_type: str = PLAIN_TYPE) -> list[PlannedFile]:
     """The files a checkpoint would have, with their layouts; writes nothing."""
-    if name not in RECIPES:
+    named = SHORT_NAMES.get(name, name)
+    if named not in NAMES:
         raise ClientError(
             f"There is no synthetic checkpoint named '{name}'.",
-            remedy=f"Known are {', '.join(RECIPES)}.",
+            remedy=f"Known are {', '.join(NAMES)}.",
             code="unknown_checkpoint",
         )
     known = {known_type.lower(): known_type for known_type in WEIGHT_TYPES}
@@ -95,6 +101,22 @@ def plan_files(name: str, folder: Path, *, weight_type: str = PLAIN_TYPE) -> lis
             code="unknown_weight_type",
         )
     stored = known[weight_type.lower()]
+    if named in LANGUAGE_RECIPES:
+        return _plan_language(named, folder, stored)
+    return _plan_image(named, folder, stored)
+
+
+def _plan_language(name: str, folder: Path, stored: str) -> list[PlannedFile]:
+    recipe = LANGUAGE_RECIPES[name]
+    suffix = "" if stored == PLAIN_TYPE else f"-{stored}"
+    planned = [PlannedFile(folder / f"{name}{suffix}.gguf", language_layout(name, stored))]
+    if recipe.projector:
+        title = f"{name}-mmproj"
+        planned.append(PlannedFile(folder / f"{title}.gguf", projector_layout(title, recipe)))
+    return planned
+
+
+def _plan_image(name: str, folder: Path, stored: str) -> list[PlannedFile]:
     recipe = RECIPES[name]
     decoder = (TINY_DECODER,) if recipe.with_taesd else ()
     answer = ask_engine(name, (*recipe.components, *decoder))
