@@ -27,6 +27,16 @@ TO_WORKER: tuple[messages.ToWorker, ...] = (
         serial=2, files={"model": "/m/sd.safetensors", "vae": "/m/vae.safetensors"}, device="VCARD0"
     ),
     messages.Predict(serial=3, stage=Stage.DECODE, request=REQUEST, execution=TILED),
+    messages.PredictLlm(
+        serial=9,
+        path="/m/chat.gguf",
+        device="VCARD0",
+        ledger_path="/run/user/0/card.vcard",
+        projector_path="/m/mmproj.gguf",
+        slots_count=4,
+        kv_type_k="q8_0",
+        image_tokens_max=1024,
+    ),
     messages.Load(serial=4, component=Component.DIFFUSION, execution=STREAMED, encoder=False),
     messages.Release(serial=5, component=Component.TEXT_ENCODER),
     messages.RunStage(
@@ -71,6 +81,24 @@ FROM_WORKER: tuple[messages.FromWorker, ...] = (
     ),
     messages.FootprintPredicted(
         serial=3, weights_bytes=100, compute_bytes=20, card_peak_bytes=120, ram_peak_bytes=0
+    ),
+    messages.LlmForetold(
+        serial=9,
+        layers_count=1,
+        splits=tuple(
+            messages.SplitFacts(
+                card_weights_bytes=layers << 20,
+                card_kv_bytes=layers << 10,
+                card_compute_bytes=layers << 12,
+                ram_weights_bytes=1 << 19,
+                ram_kv_bytes=(1 - layers) << 10,
+                ram_compute_bytes=1 << 12,
+            )
+            for layers in (0, 1)
+        ),
+        state_bytes=1 << 10,
+        projector_weights_bytes=1 << 16,
+        projector_compute_bytes=1 << 15,
     ),
     messages.Refused(serial=3, fault=FaultKind.INVALID_MODEL, message="tensor x is missing"),
     messages.Loaded(serial=4, component=Component.DIFFUSION, ms=12, card_bytes=0, ram_bytes=100),

@@ -6,6 +6,7 @@ A conversation, in order:
     parent  Survey                   worker  Surveyed | Refused
     parent  Open                     worker  Opened | Refused
     parent  Predict                  worker  FootprintPredicted | Refused
+    parent  PredictLlm               worker  LlmForetold | Refused (a predictor only)
     parent  Load / Release           worker  Loaded / Released | StageFailed
     parent  RunStage                 worker  Progress*, then StageFinished | StageFailed
     parent  Measure                  worker  Measured
@@ -111,6 +112,30 @@ class Predict(Message, frozen=True, kw_only=True):
     request: ImageRequest
     execution: Execution
     model: str = ""
+
+
+class PredictLlm(Message, frozen=True, kw_only=True):
+    """Ask what a language model needs with 0, 1, 2, ... layers on a card. Nothing is allocated.
+
+    `device` is the engine's name of the card, "" for none. Layers count as llama.cpp counts them, the output
+    being one; `layers_max` are considered at most, -1 for all. `context_tokens_count` is for one slot.
+    """
+
+    serial: int
+    path: str
+    device: str = ""
+    ledger_path: str = ""
+    projector_path: str = ""
+    layers_max: int = -1
+    context_tokens_count: int = 4096
+    slots_count: int = 1
+    batch_tokens_count: int = 256
+    outputs_max: int = 0
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: bool = True
+    is_unified: bool = True
+    image_tokens_max: int = 0
 
 
 class Load(Message, frozen=True, kw_only=True):
@@ -237,6 +262,31 @@ class FootprintPredicted(Message, frozen=True, kw_only=True):
     ram_peak_bytes: int
 
 
+class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a language model needs with a number of its layers on the card, as it will be charged there."""
+
+    card_weights_bytes: int
+    card_kv_bytes: int
+    card_compute_bytes: int
+    ram_weights_bytes: int
+    ram_kv_bytes: int
+    ram_compute_bytes: int
+
+
+class LlmForetold(Message, frozen=True, kw_only=True):
+    """What a language model needs: `splits` for 0 to `layers_count` layers on the card.
+
+    `state_bytes` bounds the saved state of all slots. Projector figures are for the card, 0 without one.
+    """
+
+    serial: int
+    layers_count: int
+    splits: tuple[SplitFacts, ...]
+    state_bytes: int
+    projector_weights_bytes: int = 0
+    projector_compute_bytes: int = 0
+
+
 class Refused(Message, frozen=True, kw_only=True):
     """Open or Predict could not be answered."""
 
@@ -316,12 +366,15 @@ class Pong(Message, frozen=True, kw_only=True):
     serial: int
 
 
-ToWorker = Survey | Open | Predict | Load | Release | RunStage | Measure | Cancel | Ping | Shutdown
+ToWorker = (
+    Survey | Open | Predict | PredictLlm | Load | Release | RunStage | Measure | Cancel | Ping | Shutdown
+)
 FromWorker = (
     Hello
     | Surveyed
     | Opened
     | FootprintPredicted
+    | LlmForetold
     | Refused
     | Loaded
     | Released

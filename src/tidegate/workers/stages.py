@@ -99,7 +99,7 @@ class Engine:
                 return self._measure(command)
             case messages.RunStage():
                 return self._run(command)
-            case messages.Cancel() | messages.Ping() | messages.Shutdown():
+            case messages.Cancel() | messages.Ping() | messages.Shutdown() | messages.PredictLlm():
                 raise AssertionError("these never reach the engine")
             case _:
                 assert_never(command)
