@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Generic, Self, TypeVar
+from weakref import WeakSet
 
 from tidegate.runtime.views import EventItem, FeedItem
 
@@ -17,50 +18,65 @@ Item = TypeVar("Item")
 # Previews of a 1024 px image are 48 kB, so a reader holds at most 3 MB.
 PENDING_MAX: Final = 64
 REPLAY_MAX: Final = 1_000
-READERS_MAX: Final = 256
 
 
 class Reader(Generic[Item]):
-    """One subscriber's bounded queue."""
+    """One subscriber's bounded queue, read by iterating over it.
 
-    def __init__(self) -> None:
-        self.items: deque[Item] = deque(maxlen=PENDING_MAX)
-        self.lost_count = 0
-        self.arrived = asyncio.Event()
-        self.is_closed = False
+    It hears from the moment it is made, not from the first look into it: what happens between a question and
+    the first read of its answer is not missed. The broadcast only knows it for as long as somebody has it.
+    """
+
+    def __init__(
+        self, *, told_first: Iterable[Item] = (), told_lost: Callable[[int], Item] | None = None
+    ) -> None:
+        """`told_first` is read before anything that arrives; `told_lost` words what was dropped."""
+        self._told_first = deque(told_first)
+        self._told_lost = told_lost
+        self._items: deque[Item] = deque(maxlen=PENDING_MAX)
+        self._lost_count = 0
+        self._arrived = asyncio.Event()
+        self._is_closed = False
 
     def put(self, item: Item) -> None:
         """Add an item; the oldest goes when there are too many."""
-        if len(self.items) == PENDING_MAX:
-            self.lost_count += 1
-        self.items.append(item)
-        self.arrived.set()
+        if len(self._items) == PENDING_MAX:
+            self._lost_count += 1
+        self._items.append(item)
+        self._arrived.set()
 
     def close(self) -> None:
         """Nothing more will come."""
-        self.is_closed = True
-        self.arrived.set()
+        self._is_closed = True
+        self._arrived.set()
 
+    def __aiter__(self) -> Self:
+        return self
 
-async def _drained(reader: Reader[Item], told: Callable[[int], Item] | None) -> AsyncIterator[Item]:
-    while True:
-        if reader.lost_count and told is not None:
-            lost, reader.lost_count = reader.lost_count, 0
-            yield told(lost)
-        elif reader.items:
-            yield reader.items.popleft()
-        elif reader.is_closed:
-            return
-        else:
-            reader.arrived.clear()
-            await reader.arrived.wait()
+    async def __anext__(self) -> Item:
+        while True:
+            if self._told_first:
+                return self._told_first.popleft()
+            if self._lost_count and self._told_lost is not None:
+                lost, self._lost_count = self._lost_count, 0
+                return self._told_lost(lost)
+            if self._items:
+                return self._items.popleft()
+            if self._is_closed:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        self.close()
 
 
 class JobFeeds:
     """One broadcast per job."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, list[Reader[FeedItem]]] = {}
+        self._readers: dict[str, WeakSet[Reader[FeedItem]]] = {}
 
     def publish(self, item: FeedItem) -> None:
         """Hand an item to everybody who watches its job."""
@@ -69,23 +85,17 @@ class JobFeeds:
 
     def end(self, job: str) -> None:
         """The job has ended: its readers finish after what is pending."""
-        for reader in self._readers.get(job, ()):
+        for reader in self._readers.pop(job, ()):
             reader.close()
 
-    async def watch(self, job: str, *, is_ended: Callable[[], bool]) -> AsyncIterator[FeedItem]:
+    def watch(self, job: str, *, is_ended: bool) -> Reader[FeedItem]:
         """Items of a job from now on."""
         reader: Reader[FeedItem] = Reader()
-        if is_ended():
-            return
-        self._readers.setdefault(job, []).append(reader)
-        try:
-            async for item in _drained(reader, None):
-                yield item
-        finally:
-            left = self._readers[job]
-            left.remove(reader)
-            if not left:
-                del self._readers[job]
+        if is_ended:
+            reader.close()
+        else:
+            self._readers.setdefault(job, WeakSet()).add(reader)
+        return reader
 
     def close(self) -> None:
         """The server ends: nobody waits any more."""
@@ -99,7 +109,7 @@ class EventLog:
     def __init__(self, first_id: int) -> None:
         self._next_id = first_id
         self._kept: deque[EventItem] = deque(maxlen=REPLAY_MAX)
-        self._readers: list[Reader[EventItem]] = []
+        self._readers: WeakSet[Reader[EventItem]] = WeakSet()
         self._is_closed = False
 
     def publish(self, kind: str, data: Mapping[str, object]) -> None:
@@ -110,22 +120,17 @@ class EventLog:
         for reader in self._readers:
             reader.put(item)
 
-    async def listen(self, after: int) -> AsyncIterator[EventItem]:
+    def listen(self, after: int) -> Reader[EventItem]:
         """Events after this id, or from now on (-1)."""
-        reader: Reader[EventItem] = Reader()
-        if self._is_closed:
-            return
         replay = [item for item in self._kept if item.id > after] if after >= 0 else []
         if replay and replay[0].id > after + 1 and after > 0:
-            yield self._lost(replay[0].id - after - 1)
-        self._readers.append(reader)
-        try:
-            for item in replay:
-                yield item
-            async for item in _drained(reader, self._lost):
-                yield item
-        finally:
-            self._readers.remove(reader)
+            replay.insert(0, self._lost(replay[0].id - after - 1))
+        reader: Reader[EventItem] = Reader(told_first=replay, told_lost=self._lost)
+        if self._is_closed:
+            reader.close()
+        else:
+            self._readers.add(reader)
+        return reader
 
     def close(self) -> None:
         """The server ends: nobody waits any more."""

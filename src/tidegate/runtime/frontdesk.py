@@ -193,7 +193,7 @@ class FrontDesk:
     def feed(self, job: str) -> AsyncIterator[FeedItem]:
         """Items of a job from now on."""
         entry = self._desk.book.entry(job)
-        return self._desk.news.feeds.watch(job, is_ended=lambda: bool(entry.ended_at_ms))
+        return self._desk.news.feeds.watch(job, is_ended=bool(entry.ended_at_ms))
 
     async def plan(self, order: JobOrder) -> PlanView:
         """What would be done with an order now."""

@@ -16,8 +16,7 @@ from pydantic import BaseModel
 from tidegate.api import sse
 from tidegate.api.lobby import GateHere, LobbyHere
 from tidegate.api.native.envelope import documented
-from tidegate.runtime.gate import Gate
-from tidegate.runtime.views import ModelView, ReloadView, ResidencyView, VramView
+from tidegate.runtime.views import EventItem, ModelView, ReloadView, ResidencyView, VramView
 
 router = APIRouter(tags=["house"])
 ModelName = Annotated[str, Path(max_length=200)]
@@ -82,11 +81,13 @@ async def watch_events(
     how much is beyond them.
     """
     wanted = frozenset(kind.strip() for kind in kinds.split(",") if kind.strip())
-    return sse.stream(_events(gate, after if last_event_id is None else last_event_id, wanted))
+    # Heard from here on, before the client is told that the stream is open.
+    items = gate.events(after=after if last_event_id is None else last_event_id)
+    return sse.stream(_events(items, wanted))
 
 
-async def _events(gate: Gate, after: int, wanted: frozenset[str]) -> AsyncIterator[bytes]:
-    async with sse.heard(gate.events(after=after)) as events:
+async def _events(items: AsyncIterator[EventItem], wanted: frozenset[str]) -> AsyncIterator[bytes]:
+    async with sse.heard(items) as events:
         async for item in events:
             if not wanted or item.kind in wanted or item.kind == "lost":
                 yield sse.event(item.data, name=item.kind, number=item.id)

@@ -91,7 +91,8 @@ async def get_story(job: JobId, gate: GateHere) -> StoryOut:
 async def watch_job(job: JobId, lobby: LobbyHere) -> StreamingResponse:
     """Progress, previews and notices of one job from now on; the last event is `end`."""
     lobby.gate.job(job)  # refuses an unknown one before the stream begins
-    return sse.stream(_feed(lobby, job))
+    # Heard from here on, before the client is told that the stream is open.
+    return sse.stream(_feed(lobby, lobby.gate.feed(job)))
 
 
 @router.post("/api/plan", responses=documented(404, 409, 503))
@@ -114,8 +115,8 @@ async def _order(lobby: Lobby, wish: JobRequest, idempotency_key: str) -> JobOrd
     )
 
 
-async def _feed(lobby: Lobby, job: str) -> AsyncIterator[bytes]:
-    async with sse.heard(lobby.gate.feed(job)) as feed:
+async def _feed(lobby: Lobby, items: AsyncIterator[FeedItem]) -> AsyncIterator[bytes]:
+    async with sse.heard(items) as feed:
         async for item in feed:
             data: dict[str, object] = {
                 "job": item.job,
