@@ -59,7 +59,10 @@ def test_a_job_is_listed_shown_and_cancelled(server: Running, capsys: pytest.Cap
 
 
 def test_the_server_is_found_by_its_state_folder(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    assert address.found(server.state) == server.url
+    found = address.found(server.state)
+    assert found == address.Address(
+        url=server.url, pid=server.pid, device="virtual:3GiB", engine_name="VCARD0"
+    )
     assert run(["jobs", "--json", "--state", str(server.state)]) == 0
     assert "jobs" in json.loads(capsys.readouterr().out)
 
@@ -137,12 +140,13 @@ def test_an_address_that_others_reach_needs_keys(capsys: pytest.CaptureFixture[s
 
 
 def test_a_stale_or_torn_address_is_nobody(tmp_path: Path) -> None:
-    assert address.found(tmp_path) == ""
+    assert address.found(tmp_path) is None
     (tmp_path / address.NAME).write_bytes(b'{"url": ')
-    assert address.found(tmp_path) == ""
-    with address.left(tmp_path, "http://127.0.0.1:1"):
-        assert address.found(tmp_path) == "http://127.0.0.1:1"
-    assert address.found(tmp_path) == ""
+    assert address.found(tmp_path) is None
+    here = address.Address(url="http://127.0.0.1:1", pid=os.getpid())
+    with address.left(tmp_path, here):
+        assert address.found(tmp_path) == here
+    assert address.found(tmp_path) is None
 
 
 def test_doctor_looks_at_everything_and_says_what_to_do(sd1_tiny: Path, tmp_path: Path) -> None:

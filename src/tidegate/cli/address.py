@@ -7,33 +7,40 @@ there.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from tidegate.wire.artifacts import write_atomically
 
 NAME: Final = "address.json"
 
 
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server is. `device` is what its settings say, `engine_name` the device that it computes on."""
+
+    url: str
+    pid: int
+    device: str = ""
+    engine_name: str = ""
+
+
 @contextlib.contextmanager
-def left(state: Path, url: str) -> Iterator[None]:
+def left(state: Path, address: Address) -> Iterator[None]:
     """Leave the address for as long as the server runs."""
     path = state / NAME
-    write_atomically(path, json.dumps({"url": url, "pid": os.getpid()}).encode())
+    write_atomically(path, msgspec.json.encode(address))
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def found(state: Path) -> str:
-    """Where the server of this state folder was last, or nothing."""
+def found(state: Path) -> Address | None:
+    """Where the server of this state folder was last, if there was one."""
     try:
-        said = json.loads((state / NAME).read_bytes())
-    except (OSError, ValueError):  # none was started, or it was cut off while writing
-        return ""
-    url = said.get("url") if isinstance(said, dict) else None
-    return url if isinstance(url, str) else ""
+        return msgspec.json.decode((state / NAME).read_bytes(), type=Address)
+    except (OSError, msgspec.MsgspecError):  # none was started, or it was cut off while writing
+        return None

@@ -18,6 +18,7 @@ import typer
 from tidegate.cli import address
 from tidegate.core.faults import CapacityError, ClientError, Fault, WorkerError
 from tidegate.runtime import settings_file
+from tidegate.runtime.settings import ListenSettings
 
 SERVER_VARIABLE: Final = "TIDEGATE_SERVER"
 KEY_VARIABLE: Final = "TIDEGATE_KEY"
@@ -47,12 +48,9 @@ class Caller:
         host = f"[{listen.host}]" if ":" in listen.host else listen.host
         usual = f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{listen.port}"
         left = address.found(settings_file.state_folder_of(settings))
-        url = server or os.environ.get(SERVER_VARIABLE, "") or left or usual
-        key = os.environ.get(KEY_VARIABLE, "")
-        if not key and not server and listen.keys:
-            # A key of the settings is only shown to the server of the settings.
-            key = listen.keys[0].get_secret_value()
-        return cls(url, key)
+        url = server or os.environ.get(SERVER_VARIABLE, "") or (left.url if left else usual)
+        # A key of the settings is only shown to the server of the settings.
+        return cls(url, os.environ.get(KEY_VARIABLE, "") if server else _key(listen))
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +65,10 @@ class Caller:
     def post(self, path: str, body: Mapping[str, object] | None = None) -> Any:  # Any: see the import
         """The answer to a command."""
         return self._asked("POST", path, json=body)
+
+    def data(self, path: str) -> bytes:
+        """A file."""
+        return self._answered("GET", path).content
 
     def events(self, path: str) -> Iterator[tuple[str, Any]]:  # Any: see the import
         """Names and data of the events of a stream, until it ends."""
@@ -83,11 +85,14 @@ class Caller:
                     yield name, json.loads(value)
 
     def _asked(self, method: str, path: str, **how: Any) -> Any:  # Any: passed on to the client as it is
+        return self._answered(method, path, **how).json()
+
+    def _answered(self, method: str, path: str, **how: Any) -> httpx2.Response:  # Any: as above
         with self._reached():
             answer = self._client.request(method, path, **how)
         if not answer.is_success:
             raise fault_of(answer)
-        return answer.json()
+        return answer
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
@@ -103,6 +108,20 @@ class Caller:
                 remedy="Start one with: tidegate serve",
                 code="no_server",
             ) from error
+
+
+def _key(listen: ListenSettings) -> str:
+    named = os.environ.get(KEY_VARIABLE, "")
+    return named or (listen.keys[0].get_secret_value() if listen.keys else "")
+
+
+def key_of_settings() -> str:
+    """The key for a server of this user; none when the settings cannot be read."""
+    try:
+        return _key(settings_file.load().listen)
+    except Fault:
+        # Such settings start no server; one that runs has been started with others.
+        return os.environ.get(KEY_VARIABLE, "")
 
 
 def fault_of(answer: httpx2.Response) -> Fault:

@@ -1,7 +1,7 @@
 """`tidegate image`: one image, or a batch, from a prompt.
 
 Owns the command and what is printed at its end. Its options and their checks are `options`, the bar is
-`show`, the work is `tidegate.runtime.oneshot`.
+`show`, the work is `tidegate.runtime.oneshot`, or a running server's that has the card (`handover`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from rich.console import Console
 
 from tidegate.cli import options
+from tidegate.cli.handover import made_by_server
 from tidegate.cli.show import Show
 from tidegate.core.faults import ClientError
 from tidegate.core.quantity import time_text
@@ -49,6 +50,7 @@ def image(
     threads: options.Threads = 0,
     ram: options.Ram = "",
     resume: options.Resume = False,
+    alone: options.Alone = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -58,12 +60,13 @@ def image(
     """
     typed = dict(locals())
     wish = options.wish_again(typed) if resume and not prompt else options.wish_of(typed)
-    report = _made(wish, resumes=resume, verbose=verbose)
+    # Saved work is this command's own; a server goes on with its jobs by itself.
+    report = _made(wish, resumes=resume, alone=alone or resume, verbose=verbose)
     _tell(json.dumps(report.data(), indent=2, ensure_ascii=False) if as_json else _told(report))
 
 
-def _made(wish: Wish, *, resumes: bool, verbose: bool) -> Report:
-    order = options.order_of(wish, resumes=resumes)
+def _made(wish: Wish, *, resumes: bool, alone: bool, verbose: bool) -> Report:
+    ready = options.checked(wish)
     # Told to go is told to stop, and so is a closed terminal: what is saved stays, and the virtual card goes.
     leaving = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in leaving}
@@ -72,6 +75,10 @@ def _made(wish: Wish, *, resumes: bool, verbose: bool) -> Report:
             signal.signal(number, signal.default_int_handler)
     try:
         with Show(Console(stderr=True)) as shown:
+            handed = None if alone else made_by_server(ready, shown)
+            if handed is not None:
+                return handed
+            order = options.completed(ready, resumes=resumes)
             return oneshot.make(order, shown, on_line=_say if verbose else children.unheard)
     finally:
         for number, handler in before.items():

@@ -11,19 +11,19 @@ import hashlib
 import math
 import re
 import secrets
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 import typer
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tidegate.core.faults import ClientError
 from tidegate.runtime import checkpoints, model_choice, pictures, png
 from tidegate.runtime.cards.device import parse_device
 from tidegate.runtime.cards.sizes import parse_size
+from tidegate.runtime.models.assembly import ImageFiles
 from tidegate.runtime.order import SEED_MAX, ImageOrder, InitImage, Wish
 from tidegate.wire.messages import ImageRequest
 
@@ -81,6 +81,7 @@ Ram = Annotated[str, typer.Option(help="The most RAM to use, such as 8GiB.", sho
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from what an interrupted run saved.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a report for programs.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what the engine says.")]
+Alone = Annotated[bool, typer.Option("--alone", help="Make it here, even if a server runs.")]
 
 
 def wish_of(typed: Mapping[str, object]) -> Wish:
@@ -174,8 +175,23 @@ def size_of(text: str) -> tuple[int, int]:
     return width, height
 
 
-def order_of(wish: Wish, *, resumes: bool) -> ImageOrder:
-    """Check everything that needs no engine and look up the files. Raises ClientError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A wish whose numbers, places and picture are good; which files its model has is not looked up yet."""
+
+    wish: Wish
+    outputs: tuple[Path, ...]
+    init: InitImage | None
+
+    @property
+    def request(self) -> ImageRequest:
+        """The first image, in the words of the engine."""
+        names = (name for name in ImageRequest.__struct_fields__ if name in Wish.__struct_fields__)
+        return ImageRequest(**{name: getattr(self.wish, name) for name in names})
+
+
+def checked(wish: Wish) -> Checked:
+    """Check everything that needs neither engine nor model. Raises ClientError."""
     for path in (wish.model, wish.diffusion_model, wish.init, wish.output, *wish.companions.values()):
         _check_readable(path, what="path")
     _check_numbers(wish)
@@ -184,41 +200,39 @@ def order_of(wish: Wish, *, resumes: bool) -> ImageOrder:
     for output in outputs:
         png.check_writable(output)
     init = _init_image(Path(wish.init), wish.width, wish.height) if wish.init else None
-    files = model_choice.chosen_files(
+    return Checked(wish=wish, outputs=outputs, init=init)
+
+
+def files_of(wish: Wish) -> ImageFiles:
+    """The files of the model that is meant. Raises ClientError."""
+    return model_choice.chosen_files(
         wish.model,
         {role: Path(path) for role, path in wish.companions.items()},
         diffusion_model=wish.diffusion_model,
     )
+
+
+def order_of(wish: Wish, *, resumes: bool) -> ImageOrder:
+    """Check everything that needs no engine and look up the files. Raises ClientError."""
+    return completed(checked(wish), resumes=resumes)
+
+
+def completed(ready: Checked, *, resumes: bool) -> ImageOrder:
+    """The order, with the files looked up. Raises ClientError."""
+    wish, files = ready.wish, files_of(ready.wish)
     return ImageOrder(
         files=files.files,
         fingerprints=model_choice.fingerprints(files),
         model_name=files.main.name,
-        request=_request(wish),
-        outputs=outputs,
+        request=ready.request,
+        outputs=ready.outputs,
         device=wish.device,
-        init=init,
+        init=ready.init,
         threads=wish.threads,
         ram_max_bytes=wish.ram_max_bytes,
         resumes=resumes,
         wish=wish,
         notice=model_choice.choice_told(files, was_named=bool(wish.model or wish.diffusion_model)),
-    )
-
-
-def _request(wish: Wish) -> ImageRequest:
-    return ImageRequest(
-        prompt=wish.prompt,
-        negative=wish.negative,
-        width=wish.width,
-        height=wish.height,
-        steps=wish.steps,
-        cfg=wish.cfg,
-        guidance=wish.guidance,
-        seed=wish.seed,
-        sampler=wish.sampler,
-        scheduler=wish.scheduler,
-        clip_skip=wish.clip_skip,
-        strength=wish.strength,
     )
 
 
@@ -275,30 +289,13 @@ def _is_there(path: Path) -> bool:
 
 def _init_image(path: Path, width: int, height: int) -> InitImage:
     """Read a picture and bring it to the size of the request, cut evenly where the shapes differ."""
+    what, remedy = f"picture {path}", "Give a PNG, JPEG or WebP file with --init."
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # broken Exif is no news to a user
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                upright = pictures.rgb(picture)
+        with path.open("rb") as file:
+            pixels = pictures.fitted(file, width, height, pixels_max=PIXELS_MAX, what=what, remedy=remedy)
     except FileNotFoundError as error:
-        raise _unreadable(path, "there is no such file") from error
-    except UnidentifiedImageError as error:
-        raise _unreadable(path, "it is not a picture") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _unreadable(path, "it has too many pixels") from error
-    except pictures.TooDeep as error:
-        raise _unreadable(path, str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # the ways in which Pillow says "damaged"
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged"
-        raise _unreadable(path, f"{why[:1].lower()}{why[1:]}") from error
-    pixels = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS).tobytes()
+        raise pictures.unreadable(what, "there is no such file", remedy=remedy) from error
+    except OSError as error:  # a folder, a name that is too long, a file of somebody else
+        why = error.strerror or str(error)
+        raise pictures.unreadable(what, f"{why[:1].lower()}{why[1:]}", remedy=remedy) from error
     return InitImage(path=path, pixels=pixels, sha256=hashlib.sha256(pixels).hexdigest())
-
-
-def _unreadable(path: Path, why: str) -> ClientError:
-    return ClientError(
-        f"The picture {path} cannot be read: {why}.",
-        remedy="Give a PNG, JPEG or WebP file with --init.",
-        code="init_unreadable",
-    )

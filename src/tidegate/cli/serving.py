@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -106,7 +107,13 @@ async def _served(settings: Settings, read: Read, listener: socket.socket) -> No
             timeout_graceful_shutdown=GRACE_S,
         )
         http, url = HttpServer(config), url_of(listener)
-        with contextlib.closing(lobby), address.left(state_folder_of(settings), url):
+        here = address.Address(
+            url=url,
+            pid=os.getpid(),
+            device=settings.cards[0].device,
+            engine_name=gate.health().device,
+        )
+        with contextlib.closing(lobby), address.left(state_folder_of(settings), here):
             async with asyncio.TaskGroup() as group:
                 again = asyncio.Event()
                 reloading = group.create_task(_reloaded(lobby, again))

@@ -72,3 +72,16 @@ class InvalidTransition(Bug):
     def __init__(self, subject: str, start: str, finish: str, *, story: Sequence[str] = ()) -> None:
         told = "; ".join(story) or "no story"
         super().__init__(f"{subject}: {start} -> {finish} is not a transition. Story: {told}")
+
+
+# Why a job ended that names the machine's memory, in the words of the planner.
+_CAPACITY_CODES = frozenset({"out_of_memory", "no_candidate", "capacity", "busy"})
+
+
+def fault_by_code(code: str, message: str, *, remedy: str = "", retry_after_ms: int = 0) -> Fault:
+    """The fault by which a job ended, sorted by whose fault it was from the code that it ended with."""
+    if code in _CAPACITY_CODES:
+        return CapacityError(message, code=code, retry_after_ms=retry_after_ms)
+    if code.startswith(("bad_", "unknown_", "invalid_")):
+        return ClientError(message, code=code)
+    return WorkerError(message, remedy=remedy, code=code)

@@ -152,6 +152,7 @@ class Showroom:
             schedulers=facts.schedulers,
             default_sampler=facts.default_sampler,
             loaded=self._loaded(entry.name),
+            fingerprints=dict(entry.fingerprints),
         )
 
     def _loaded(self, model: str) -> tuple[LoadedView, ...]:

@@ -50,6 +50,11 @@ class Newsroom:
         if frame is None:
             return
         frame.step, frame.steps_count = 0, 0
+        self.feeds.publish(
+            FeedItem(
+                kind="stage", job=frame.job, index=frame.index, stage=task.stage, execution=task.execution
+            )
+        )
         self._progress(frame, task, 0, 0)
 
     def progressed(self, task: ef.RunStage, progress: messages.Progress) -> None:
@@ -64,6 +69,7 @@ class Newsroom:
                 job=frame.job,
                 index=frame.index,
                 stage=task.stage,
+                execution=task.execution,
                 step=progress.step,
                 steps_count=progress.steps,
                 preview_width=progress.preview_width,

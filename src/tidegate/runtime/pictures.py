@@ -32,7 +32,15 @@ class OutputFormat(Enum):
         return f"image/{self.value}"
 
 
-def fitted(file: BinaryIO, width: int, height: int, *, pixels_max: int, what: str = "picture") -> bytes:
+def fitted(
+    file: BinaryIO,
+    width: int,
+    height: int,
+    *,
+    pixels_max: int,
+    what: str = "picture",
+    remedy: str = _REMEDY,
+) -> bytes:
     """Rows of RGB pixels at the size of the request, cut evenly where the shapes differ.
 
     Raises ClientError: `picture_too_large` by the header alone, before anything is decoded.
@@ -45,13 +53,13 @@ def fitted(file: BinaryIO, width: int, height: int, *, pixels_max: int, what: st
                 _check_size(picture.size, pixels_max, what)
                 upright = rgb(picture)
     except UnidentifiedImageError as error:
-        raise _unreadable(what, "it is no picture that is read") from error
+        raise unreadable(what, "it is not a picture", remedy=remedy) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(what, pixels_max) from error
     except TooDeep as error:
-        raise _unreadable(what, str(error)) from error
+        raise unreadable(what, str(error), remedy=remedy) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # the ways in which Pillow says "damaged"
-        raise _unreadable(what, "it is damaged") from error
+        raise unreadable(what, "it is damaged", remedy=remedy) from error
     return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS).tobytes()
 
 
@@ -112,5 +120,6 @@ def _too_large(what: str, pixels_max: int) -> ClientError:
     )
 
 
-def _unreadable(what: str, why: str) -> ClientError:
-    return ClientError(f"The {what} cannot be read: {why}.", remedy=_REMEDY, code="picture_unreadable")
+def unreadable(what: str, why: str, *, remedy: str = _REMEDY) -> ClientError:
+    """The one sentence about a picture that is none."""
+    return ClientError(f"The {what} cannot be read: {why}.", remedy=remedy, code="picture_unreadable")

@@ -22,12 +22,13 @@ from tidegate.runtime.cards.descriptor import CardDescriptor, CardUse, Sight
 from tidegate.runtime.cards.device import CardApi, CpuDevice, Device, RealDevice, VirtualDevice, parse_device
 from tidegate.runtime.cards.memory import read_host_memory
 from tidegate.runtime.cards.virtual import VirtualCard, VirtualSpec, preset_notice
-from tidegate.runtime.lock import Lock, card_lock
+from tidegate.runtime.lock import Holder, Lock, card_lock, holder_of
 from tidegate.runtime.settings import CardSettings, RamSettings
 from tidegate.runtime.site import NO_CARD, REAL_HEADROOM_BYTES, unseen_card
 from tidegate.wire.messages import DeviceFacts
 
 SeeCard = Callable[[], CardUse]
+STATE_LOCK: Final = "server.lock"
 # A GPU of which nothing is known gets as much as drivers were seen to keep for a process.
 LINK_MIB_PER_S: Final = 4_000
 
@@ -70,7 +71,7 @@ def ledger_for(device: Device, state: Path) -> VirtualCard | None:
 
 
 def premises_for(
-    settings: CardSettings, *, virtual: VirtualCard | None, seen: Sequence[DeviceFacts]
+    settings: CardSettings, *, virtual: VirtualCard | None, seen: Sequence[DeviceFacts], state: Path
 ) -> Premises:
     """Settle on a device; `seen` is what the engine lists. Raises ClientError. Blocks."""
     device = parse_device(settings.device)
@@ -88,7 +89,7 @@ def premises_for(
             engine_name=cpu, device_class=cpu, description="no card", notice=told, closing=closing
         )
     name = device.engine_name if isinstance(device, RealDevice) else next(iter(gpus))
-    lock = card_lock(name)
+    lock = card_lock(name, state=state)
     closing.callback(lock.release)
     return _real(gpus[name], settings, closing)
 
@@ -187,4 +188,9 @@ def ram_for(settings: RamSettings) -> house.CardDescriptor:
 
 def state_lock(state: Path) -> Lock:
     """The lock of a state folder. Raises ClientError and OSError."""
-    return Lock.take(state / "server.lock", what=f"The state folder {state}")
+    return Lock.take(state / STATE_LOCK, what=f"The state folder {state}", state=state)
+
+
+def server_of(state: Path) -> Holder | None:
+    """The server that runs on a state folder, if one does."""
+    return holder_of(state / STATE_LOCK)

@@ -56,7 +56,9 @@ class ImageRecord:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """The whole run. `card` is None when no card took part."""
+    """The whole run. `card` is None when no card took part. A run that a server made says so in `server`,
+    and has no `stages`: what they held was counted there.
+    """
 
     recipe: dict[str, object] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Report:
     width: int = 0
     height: int = 0
     ms: int = 0
+    server: dict[str, object] | None = None
 
     def data(self) -> dict[str, object]:
         """As JSON; `recipe` and `pixels_sha256` are those of the first image."""
@@ -88,6 +91,7 @@ class Report:
             "pixels_sha256": first.pixels_sha256 if first else None,
             "notices": self.notices,
             "ms": self.ms,
+            "server": self.server,
         }
 
 

@@ -158,6 +158,7 @@ class Server:
             self._settings.cards[0],
             virtual=ground.virtual,
             seen=seen.devices,
+            state=ground.state,
         )
         self._closing.callback(place.close)
         predictor = Predictor(

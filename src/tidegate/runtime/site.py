@@ -8,6 +8,7 @@ the worker. A site without a card counts the same buffers in RAM. Names of devic
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
@@ -17,6 +18,7 @@ from tidegate.core.planner import Room
 from tidegate.core.quantity import MIB
 from tidegate.runtime.cards.device import AutoDevice, CpuDevice, Device, RealDevice, VirtualDevice
 from tidegate.runtime.cards.virtual import Holding, VirtualCard, ledger_folder, preset_notice
+from tidegate.runtime.lock import Lock, card_lock
 from tidegate.wire import messages
 
 # A driver's pool and workspace grow outside of what the engine asks for. Not measured on a real card yet:
@@ -67,17 +69,23 @@ class CardSight(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where a run computes. `ledger_path` is what each new worker must attach; `card` is None without one."""
+    """Where a run computes. `ledger_path` is what each new worker must attach; `card` is None without one.
+
+    A card in the machine has one authority: while a run computes on it, `lock` keeps servers away.
+    """
 
     engine_name: str
     card: CardSight | None = None
     ledger_path: str = ""
     notice: str = ""
+    lock: Lock | None = None
 
     def close(self) -> None:
         """Let go of the card."""
         if self.card is not None:
             self.card.close()
+        if self.lock is not None:
+            self.lock.release()
 
 
 class LedgerSight:
@@ -175,7 +183,7 @@ Survey = Callable[[str], messages.Surveyed]
 def site_for(device: Device, survey: Survey) -> Site:
     """Find or make the device that the user named; `survey` asks the engine, given a ledger to attach or "".
 
-    Raises ClientError when the engine does not see the device.
+    Raises ClientError when the engine does not see the device, or another process has it.
     """
     match device:
         case CpuDevice():
@@ -186,14 +194,21 @@ def site_for(device: Device, survey: Survey) -> Site:
             names = _cards(survey(""))
             if device.engine_name not in names:
                 raise unseen_card(device, names)
-            return Site(engine_name=device.engine_name, card=WorkerSight(device.engine_name))
+            return _real(device.engine_name)
         case AutoDevice():
             names = _cards(survey(""))
             if not names:
                 return Site(engine_name=CpuDevice.engine_name, notice=NO_CARD)
-            return Site(engine_name=names[0], card=WorkerSight(names[0]))
+            return _real(names[0])
         case _:
             assert_never(device)
+
+
+def _real(engine_name: str) -> Site:
+    lock = None
+    with contextlib.suppress(OSError):  # where no lock can be kept, nobody else can have one either
+        lock = card_lock(engine_name)
+    return Site(engine_name=engine_name, card=WorkerSight(engine_name), lock=lock)
 
 
 def site_on(card: VirtualCard, *, is_ours: bool = False, notice: str = "") -> Site:

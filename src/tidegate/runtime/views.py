@@ -116,14 +116,15 @@ class JobView:
 class FeedItem:
     """One thing that happened to a job, for whoever watches it.
 
-    `kind` is progress, notice, image (one image is done) or end (the last item). A preview is RGB, one
-    pixel per latent cell, and empty where there is none.
+    `kind` is stage (one begins), progress, notice, image (one image is done) or end (the
+    last item). A preview is RGB, one pixel per latent cell, and empty where there is none.
     """
 
     kind: str
     job: str
     index: int = 0
     stage: Stage | None = None
+    execution: Execution | None = None
     step: int = 0
     steps_count: int = 0
     text: str = ""
@@ -231,7 +232,9 @@ class LoadedView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
-    """A model of the registry. `weights_bytes` by component as in the files; `files` by role, names only."""
+    """A model of the registry. `weights_bytes` by component as in the files; `files` by role, names only;
+    `fingerprints` by role tell whether a file elsewhere is the same.
+    """
 
     name: str
     kind: str
@@ -244,6 +247,8 @@ class ModelView:
     schedulers: tuple[str, ...] = ()
     default_sampler: str = ""
     loaded: tuple[LoadedView, ...] = ()
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    language: LanguageView | None = None
     refused: str = ""
 
 

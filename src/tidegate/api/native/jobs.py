@@ -20,6 +20,7 @@ from tidegate.api.native.envelope import documented
 from tidegate.api.native.schemas import ImagesOut, JobOut, JobRequest, JobsOut, StoryOut
 from tidegate.api.wishes import order_of, picture_bytes, request_of
 from tidegate.runtime import pictures
+from tidegate.runtime.report import execution_data
 from tidegate.runtime.views import FeedItem, JobOrder, PlanView
 
 WAIT_MAX_MS: Final = 60_000
@@ -122,6 +123,7 @@ async def _feed(lobby: Lobby, items: AsyncIterator[FeedItem]) -> AsyncIterator[b
                 "job": item.job,
                 "index": item.index,
                 "stage": item.stage,
+                "execution": execution_data(item.execution) if item.execution else None,
                 "step": item.step,
                 "steps_count": item.steps_count,
                 "text": item.text,

@@ -14,27 +14,19 @@ from tidegate.api.lobby import Lobby
 from tidegate.api.openai.envelope import problem
 from tidegate.api.openai.schemas import ImagesRequest, StreamedImage, Usage
 from tidegate.api.refusals import refusal_of
-from tidegate.core.faults import CapacityError, ClientError, Fault, WorkerError
+from tidegate.core.faults import ClientError, Fault, fault_by_code
 from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Stage
 from tidegate.runtime import pictures
 from tidegate.runtime.views import FeedItem, JobView
 
-# Why a job ended that names the machine's memory, in the words of the planner.
-_CAPACITY_CODES = frozenset({"out_of_memory", "no_candidate", "capacity", "busy"})
-
 
 def check_done(view: JobView) -> None:
     """Raise the fault by which a job ended, if it did not end well."""
     match view.phase:
-        case JobPhase.FAILED if view.code in _CAPACITY_CODES:
-            raise CapacityError(view.message, code=view.code, retry_after_ms=view.retry_after_ms)
-        case JobPhase.FAILED if view.code.startswith(("bad_", "unknown_", "invalid_")):
-            raise ClientError(view.message, code=view.code)
         case JobPhase.FAILED:
-            raise WorkerError(
-                view.message, remedy=f"Its story is at /api/jobs/{view.id}/story.", code=view.code
-            )
+            story = f"Its story is at /api/jobs/{view.id}/story."
+            raise fault_by_code(view.code, view.message, remedy=story, retry_after_ms=view.retry_after_ms)
         case JobPhase.CANCELLED:
             raise ClientError("The job was cancelled.", code="conflict")
         case _:
