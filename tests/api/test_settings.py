@@ -24,12 +24,15 @@ EXAMPLE = REFERENCE / "tidegate.example.toml"
 def test_the_example_is_valid() -> None:
     found = settings_file.load(str(EXAMPLE))
     assert [model.name for model in found.models] == ["photo", "large"]
+    assert [model.name for model in found.llms] == ["assistant", "other"]
 
 
 def test_the_example_says_the_defaults() -> None:
     """But for the models and folders, which it calls examples."""
     assert (
-        settings_file.load(str(EXAMPLE)).model_copy(update={"models": (), "paths": Settings().paths})
+        settings_file.load(str(EXAMPLE)).model_copy(
+            update={"models": (), "llms": (), "paths": Settings().paths}
+        )
         == Settings()
     )
 

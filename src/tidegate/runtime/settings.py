@@ -29,6 +29,7 @@ from tidegate.core.policy import Policy
 from tidegate.core.quantity import GIB, MIB
 from tidegate.runtime.cards.device import parse_device
 from tidegate.runtime.cards.sizes import SIZE_MAX, parse_size
+from tidegate.runtime.settings_llm import LlmDefaults, LlmSettings
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 7860
@@ -211,6 +212,12 @@ class KeepSettings(Table):
     images_bytes_max: Size = Field(default=20 * GIB, ge=MIB)
     embeddings_bytes_max: Size = Field(default=GIB, ge=MIB, description="Remembered prompts.")
     events_count_max: int = Field(default=100_000, ge=1_000, description="Events kept in the journal.")
+    conversations_ram_bytes_max: Size = Field(
+        default=GIB, ge=0, description="Saved state of idle conversations in RAM."
+    )
+    conversations_disk_bytes_max: Size = Field(
+        default=4 * GIB, ge=0, description="Saved state of idle conversations on disk, over restarts."
+    )
 
 
 def _known_names(value: object) -> object:
@@ -247,15 +254,19 @@ class Settings(Table):
     models: tuple[ModelSettings, ...] = Field(
         default=(), max_length=1_000, description="Image models; none: all that the models folder holds."
     )
+    llm: LlmDefaults = LlmDefaults()
+    llms: tuple[LlmSettings, ...] = Field(
+        default=(), max_length=1_000, description="Language models; none: all that the models folder holds."
+    )
     keep: KeepSettings = KeepSettings()
     policy: PolicySettings = Policy()
 
-    @field_validator("models")
-    @classmethod
-    def _distinct(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
         seen: set[str] = set()
+        models: tuple[ModelSettings | LlmSettings, ...] = (*self.models, *self.llms)
         for name in (name for model in models for name in (model.name, *model.aliases)):
             if name.casefold() in seen:
                 raise ValueError(f"two models are called {name!r}")
             seen.add(name.casefold())
-        return models
+        return self

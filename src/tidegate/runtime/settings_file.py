@@ -35,6 +35,7 @@ class Overrides:
     state: str = ""
     device: str = ""
     host: str = ""
+    evaluation: str = ""
     port: int | None = None
 
 
@@ -98,6 +99,7 @@ def _overridden(table: dict[str, object], overrides: Overrides) -> dict[str, obj
     said: dict[str, dict[str, object]] = {
         "paths": {"models": overrides.models, "state": overrides.state},
         "listen": {"host": overrides.host, "port": overrides.port},
+        "llm": {"evaluation": overrides.evaluation},
     }
     whole = dict(table)
     for name, values in said.items():
@@ -107,7 +109,13 @@ def _overridden(table: dict[str, object], overrides: Overrides) -> dict[str, obj
             whole[name] = {**before, **given}
     if overrides.models:
         # Models of the file may name files of another folder; a folder on the command line means just that.
-        whole["models"] = []
+        whole["models"] = whole["llms"] = []
+    llms = whole.get("llms")
+    if overrides.evaluation and isinstance(llms, list):
+        # Said on the command line, it holds for all, whatever single tables say.
+        whole["llms"] = [
+            {**llm, "evaluation": overrides.evaluation} if isinstance(llm, dict) else llm for llm in llms
+        ]
     if overrides.device:
         cards = whole.get("cards")
         first = cards[0] if isinstance(cards, list) and cards and isinstance(cards[0], dict) else {}

@@ -81,7 +81,7 @@ def _options(
             run_ms=(footprint.layers_count - layers) * CPU_LAYER_MS,
             load_ms=state.catalog.level_cost_ms(model.name, "rising")
             * max(1, layers)
-            // footprint.layers_count,
+            // max(1, footprint.layers_count),
         )
 
 

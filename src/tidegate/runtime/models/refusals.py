@@ -151,6 +151,26 @@ def not_an_image_model(path: Path, what: str) -> ClientError:
     )
 
 
+def not_a_language_model(path: Path, what: str) -> ClientError:
+    return ClientError(
+        f"{named(path)} is not a language model that can be served: it is {what}.",
+        remedy="Give a GGUF file of a language model.",
+        code="not_a_language_model",
+    )
+
+
+def incomplete_language_model(path: Path, lacking: str) -> ClientError:
+    return ClientError(f"{named(path)} holds no {lacking}.", remedy=FETCH_AGAIN, code="model_incomplete")
+
+
+def projector_does_not_match(path: Path, *, found_count: int, model: Path, wanted_count: int) -> ClientError:
+    return ClientError(
+        f"{named(path)} makes embeddings of {found_count} values, but {named(model)} takes {wanted_count}.",
+        remedy="Give the projector (mmproj) that was made for this model.",
+        code="projector_does_not_match",
+    )
+
+
 def wrong_shape(path: Path, family: str, *, tensor: str, found: Iterable[int], expected: str) -> ClientError:
     shape = "x".join(str(n) for n in found) or "a scalar"
     return ClientError(
