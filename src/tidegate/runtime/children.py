@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Generic, TypeVar
 
 from tidegate.core.faults import CapacityError, WorkerError
 from tidegate.wire import channel, messages
@@ -33,6 +33,7 @@ TERM_GRACE_MS: Final = 3000
 KILL_GRACE_MS: Final = 10_000
 
 
+Incoming = TypeVar("Incoming")
 # Hears each line that a child says, on a thread of its own.
 OnLine = Callable[[str], None]
 
@@ -77,14 +78,14 @@ def _signal_name(number: int) -> str:
         return "unnamed"
 
 
-class Child:
+class Child(Generic[Incoming]):
     """One child process with a channel and a memory file shared with it (the exchange)."""
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         *,
-        talk: channel.Channel[messages.FromWorker],
+        talk: channel.Channel[Incoming],
         exchange: int,
         said: BinaryIO,
         on_line: OnLine,
@@ -106,51 +107,12 @@ class Child:
             os.close(self._pidfd)
             raise
 
-    @classmethod
+    @staticmethod
     def spawn(
-        cls, module: str, *, environment: Mapping[str, str] | None = None, on_line: OnLine = unheard
-    ) -> Child:
-        """Start `python -m module` in a session of its own; by exec, as a fork would carry our locks."""
-        try:
-            return cls._spawned(module, environment=environment, on_line=on_line)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            raise CapacityError(
-                "Too many open files: a worker cannot be started.",
-                remedy="Allow more of them, for example with: ulimit -n 4096",
-                code="too_many_open_files",
-            ) from error
-
-    @classmethod
-    def _spawned(cls, module: str, *, environment: Mapping[str, str] | None, on_line: OnLine) -> Child:
-        # Left in this order: first what was only the child's, then, unless all went well, what is ours.
-        with contextlib.ExitStack() as undone, contextlib.ExitStack() as passed:
-            ours, theirs = socket.socketpair()
-            undone.callback(ours.close)
-            passed.callback(theirs.close)
-            exchange = os.memfd_create("tidegate-exchange", os.MFD_CLOEXEC)
-            undone.callback(os.close, exchange)
-            read_end, write_end = os.pipe()
-            passed.callback(os.close, write_end)
-            said = undone.enter_context(os.fdopen(read_end, "rb"))
-            # -P: a file named numpy.py in the user's folder is none of the child's business.
-            command = [sys.executable, "-P", "-m", module, "--channel", str(theirs.fileno())]
-            command += ["--exchange", str(exchange), "--parent", str(os.getpid())]
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                pass_fds=(theirs.fileno(), exchange),
-                start_new_session=True,
-                env=None if environment is None else dict(environment),
-            )
-            undone.callback(_sweep, process)
-            talk = channel.parent_end(ours)
-            child = cls(process, talk=talk, exchange=exchange, said=said, on_line=on_line)
-            undone.pop_all()
-        return child
+        module: str, *, environment: Mapping[str, str] | None = None, on_line: OnLine = unheard
+    ) -> Child[messages.FromWorker]:
+        """Start an image worker, or a predictor; see `spawned`."""
+        return spawned(module, channel.parent_end, environment=environment, on_line=on_line)
 
     @property
     def pid(self) -> int:
@@ -223,6 +185,64 @@ class Child:
                 self._lines.append(text)
                 with contextlib.suppress(OSError):  # whoever listens has gone; the child must not notice
                     self._on_line(text)
+
+
+def spawned(
+    module: str,
+    end: Callable[[socket.socket], channel.Channel[Incoming]],
+    *,
+    environment: Mapping[str, str] | None = None,
+    on_line: OnLine = unheard,
+) -> Child[Incoming]:
+    """Start `python -m module` in a session of its own; by exec, as a fork would carry our locks.
+
+    `end` makes our end of its channel, in the language that it speaks.
+    """
+    try:
+        return _spawned(module, end, environment=environment, on_line=on_line)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise CapacityError(
+            "Too many open files: a worker cannot be started.",
+            remedy="Allow more of them, for example with: ulimit -n 4096",
+            code="too_many_open_files",
+        ) from error
+
+
+def _spawned(
+    module: str,
+    end: Callable[[socket.socket], channel.Channel[Incoming]],
+    *,
+    environment: Mapping[str, str] | None,
+    on_line: OnLine,
+) -> Child[Incoming]:
+    # Left in this order: first what was only the child's, then, unless all went well, what is ours.
+    with contextlib.ExitStack() as undone, contextlib.ExitStack() as passed:
+        ours, theirs = socket.socketpair()
+        undone.callback(ours.close)
+        passed.callback(theirs.close)
+        exchange = os.memfd_create("tidegate-exchange", os.MFD_CLOEXEC)
+        undone.callback(os.close, exchange)
+        read_end, write_end = os.pipe()
+        passed.callback(os.close, write_end)
+        said = undone.enter_context(os.fdopen(read_end, "rb"))
+        # -P: a file named numpy.py in the user's folder is none of the child's business.
+        command = [sys.executable, "-P", "-m", module, "--channel", str(theirs.fileno())]
+        command += ["--exchange", str(exchange), "--parent", str(os.getpid())]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            pass_fds=(theirs.fileno(), exchange),
+            start_new_session=True,
+            env=None if environment is None else dict(environment),
+        )
+        undone.callback(_sweep, process)
+        child = Child(process, talk=end(ours), exchange=exchange, said=said, on_line=on_line)
+        undone.pop_all()
+    return child
 
 
 def _sweep(process: subprocess.Popen[bytes]) -> None:

@@ -19,7 +19,10 @@ from tidegate.core.stage import Component
 from tidegate.core.state import State
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.jobbook import JobBook
+from tidegate.runtime.llm_exhibits import LlmExhibits
+from tidegate.runtime.llm_registry import LlmEntry
 from tidegate.runtime.newsroom import Newsroom
+from tidegate.runtime.parlour import Parlour
 from tidegate.runtime.premises import Premises
 from tidegate.runtime.registry import Entry, Registry
 from tidegate.runtime.shell import Shell
@@ -49,6 +52,7 @@ class Showroom:
     models_known: Registry
     book: JobBook
     news: Newsroom
+    parlour: Parlour
     engine_build: str
     started_at_ms: int
     trouble: dict[str, str]
@@ -56,6 +60,10 @@ class Showroom:
     @property
     def _state(self) -> State:
         return self.shell.arbiter.state
+
+    @property
+    def _llms(self) -> LlmExhibits:
+        return LlmExhibits(state=self._state, parlour=self.parlour)
 
     # --- memory
 
@@ -88,7 +96,7 @@ class Showroom:
                 found.setdefault(lease.holder, []).append(lease)
         for holder in pool.seen:
             found.setdefault(holder, [])
-        named = self.supervisor.named()
+        named, llms = self.supervisor.named(), self._llms
         tenants = [
             TenantView(
                 name=holder,
@@ -96,11 +104,13 @@ class Showroom:
                 observed_bytes=pool.seen.get(holder, 0) if pool.sight is Sight.PER_PROCESS else -1,
                 pid=named[holder][1].pid if holder in named else 0,
                 incarnation=state.workers[holder].incarnation if holder in state.workers else 0,
+                level=llms.level(holder),
                 parts=tuple(
                     PartView(
                         part=lease.part,
                         phase=lease.phase.value,
                         predicted_bytes=_bytes(pool, lease),
+                        observed_bytes=llms.observed_bytes(holder, lease.part, is_card=pool.name != RAM),
                         execution=lease.execution,
                     )
                     for lease in leases
@@ -128,7 +138,11 @@ class Showroom:
             )
             for name, reason in self.models_known.refused
         ]
-        return tuple(shown)
+        return (*shown, *self._llms.models())
+
+    def language_model(self, entry: LlmEntry) -> ModelView:
+        """One language model."""
+        return self._llms.model(entry)
 
     def model(self, name: str) -> ModelView:
         """One model."""
@@ -259,7 +273,7 @@ class Showroom:
         for worker in self._state.workers.values():
             labels = {"worker": worker.name, "kind": worker.kind.value}
             samples.append(("tidegate_worker_incarnation", labels, worker.incarnation))
-        return MetricsView(samples=tuple(samples))
+        return MetricsView(samples=(*samples, *self._llms.metrics()))
 
 
 def _bytes(pool: Pool, lease: Lease) -> int:

@@ -17,7 +17,8 @@ from tidegate.core import events as ev
 from tidegate.core.faults import CapacityError, ClientError
 from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Stage
-from tidegate.runtime import exhibits, whatif
+from tidegate.runtime import asks, exhibits, whatif
+from tidegate.runtime.askdesk import AskDesk
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.darkroom import Darkroom
 from tidegate.runtime.gallery import Gallery
@@ -25,7 +26,7 @@ from tidegate.runtime.jobbook import Entry, Frame, JobBook, view_of
 from tidegate.runtime.journal import records as rec
 from tidegate.runtime.journal.records import Checkpoint, Ticket
 from tidegate.runtime.newsroom import Newsroom
-from tidegate.runtime.order import check_request
+from tidegate.runtime.order import check_order, check_request
 from tidegate.runtime.prefetch import Prefetch
 from tidegate.runtime.registry import Registry
 from tidegate.runtime.restart import submission
@@ -49,11 +50,8 @@ from tidegate.runtime.views import (
     ResidencyView,
     VramView,
 )
+from tidegate.wire.asks import Item
 
-# One request for more images than this is a mistake; a client may send several.
-COUNT_MAX: Final = 64
-SIDE_MAX: Final = 16_384
-STEPS_MAX: Final = 1_000
 WAIT_MAX_MS: Final = 120_000
 
 
@@ -72,6 +70,7 @@ class Desk:
     prefetch: Prefetch
     showroom: exhibits.Showroom
     oracle: whatif.Oracle
+    asks: AskDesk
     guests: dict[str, int]
     models: Registry
 
@@ -92,7 +91,7 @@ class FrontDesk:
         if known is not None:
             return JobHandle(id=known.id, created=False)
         model = desk.models.find(order.model)
-        _check(order)
+        check_order(order)
         check_request(order.request, model.opened)
         init_sha256 = ""
         if order.init is not None:
@@ -193,12 +192,12 @@ class FrontDesk:
     def feed(self, job: str) -> AsyncIterator[FeedItem]:
         """Items of a job from now on."""
         entry = self._desk.book.entry(job)
-        return self._desk.news.feeds.watch(job, is_ended=bool(entry.ended_at_ms))
+        return self._desk.news.feeds.watch(job, is_ended=lambda: bool(entry.ended_at_ms))
 
     async def plan(self, order: JobOrder) -> PlanView:
         """What would be done with an order now."""
         model = self._desk.models.find(order.model)
-        _check(order)
+        check_order(order)
         check_request(order.request, model.opened)
         return await self._desk.oracle.plan(order, model)
 
@@ -207,6 +206,37 @@ class FrontDesk:
             return frame.outcome
         job = self._desk.shell.arbiter.state.jobs.get(frame.name)
         return job.phase if job is not None else JobPhase.QUEUED
+
+    # --- asks
+
+    async def ask(self, order: asks.AskOrder) -> asks.AskHandle:
+        """Take an ask in; see `gate`."""
+        return await self._desk.asks.ask(order)
+
+    def hear(self, ask: str) -> AsyncIterator[Item]:
+        """What comes of an ask; see `gate`."""
+        return self._desk.asks.hear(ask)
+
+    async def cancel_ask(self, ask: str) -> None:
+        """Nobody wants it any more."""
+        await self._desk.asks.cancel(ask)
+
+    async def tokenize(self, wish: asks.TokenWish) -> asks.TokenView:
+        """Take a text apart."""
+        return await self._desk.asks.tokenize(wish)
+
+    async def detokenize(self, wish: asks.DetokenWish) -> str:
+        """Put tokens together."""
+        return await self._desk.asks.detokenize(wish)
+
+    async def set_level(self, model: str, wish: asks.LevelWish) -> ModelView:
+        """Hold a language model at a level, or give it back to the planner."""
+        entry = await self._desk.asks.set_level(model, wish)
+        return self._desk.showroom.language_model(entry)
+
+    async def intent(self, kind: asks.IntentKind, model: str = "") -> None:
+        """Somebody will probably ask a language model something soon."""
+        await self._desk.asks.intent(kind, model)
 
     # --- images
 
@@ -238,12 +268,18 @@ class FrontDesk:
 
     async def load(self, model: str) -> ModelView:
         """Bring a model's files into the page cache."""
+        if (llm := self._desk.asks.named(model)) is not None:
+            await self._desk.asks.load(llm)
+            return self._desk.showroom.language_model(llm)
         entry = self._desk.models.find(model)
-        await asyncio.wrap_future(self._desk.prefetch.whole(entry))
+        await asyncio.wrap_future(self._desk.prefetch.whole(entry.files.values()))
         return self._desk.showroom.model(entry.name)
 
     async def unload(self, model: str) -> ModelView:
         """Give back what a model holds; the core cannot be asked for it yet."""
+        if (llm := self._desk.asks.named(model)) is not None:
+            await self._desk.asks.unload(llm)
+            return self._desk.showroom.language_model(llm)
         entry = self._desk.models.find(model)
         shown = self._desk.showroom.model(entry.name)
         if shown.loaded:
@@ -346,35 +382,3 @@ class FrontDesk:
     async def reload(self) -> ReloadView:
         """Read the registry again."""
         return await self._reload()
-
-
-def _check(order: JobOrder) -> None:
-    request = order.request
-    if not 1 <= order.count <= COUNT_MAX:
-        raise ClientError(
-            f"{order.count} images cannot be asked for at once.",
-            remedy=f"Ask for 1 to {COUNT_MAX}.",
-            code="bad_count",
-        )
-    if not (0 < request.width <= SIDE_MAX and 0 < request.height <= SIDE_MAX):
-        raise ClientError(
-            f"An image of {request.width} by {request.height} pixels cannot be made.",
-            remedy=f"A side has 1 to {SIDE_MAX} pixels.",
-            code="bad_size",
-        )
-    if not 1 <= request.steps <= STEPS_MAX:
-        raise ClientError(
-            f"{request.steps} steps cannot be made.",
-            remedy=f"Ask for 1 to {STEPS_MAX}.",
-            code="bad_steps",
-        )
-    init = order.init
-    if init is not None and (
-        (init.width, init.height) != (request.width, request.height)
-        or len(init.pixels) != init.width * init.height * 3
-    ):
-        raise ClientError(
-            "The given picture is not of the size that was asked for.",
-            remedy="Scale it to width and height of the request first.",
-            code="bad_init",
-        )

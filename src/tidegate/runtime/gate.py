@@ -2,8 +2,8 @@
 
 Owns the Gate protocol. The API, the CLI and tests use it; `tidegate.runtime.server` implements it. All
 methods belong to the server's event loop. Refusals are the faults of `tidegate.core.faults`: an unknown name
-is a ClientError with code `unknown_model`, `unknown_job`, `unknown_image` or `unknown_lease`, a full queue a
-CapacityError with code `busy` and `retry_after_ms`.
+is a ClientError with code `unknown_model`, `unknown_job`, `unknown_image`, `unknown_lease` or `unknown_ask`,
+a full queue a CapacityError with code `busy` and `retry_after_ms`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from tidegate.runtime.asks import (
+    AskHandle,
+    AskOrder,
+    DetokenWish,
+    IntentKind,
+    LevelWish,
+    TokenView,
+    TokenWish,
+)
 from tidegate.runtime.views import (
     EventItem,
     FeedItem,
@@ -28,6 +37,7 @@ from tidegate.runtime.views import (
     ResidencyView,
     VramView,
 )
+from tidegate.wire import asks
 
 
 class Gate(Protocol):
@@ -61,6 +71,33 @@ class Gate(Protocol):
 
     async def plan(self, order: JobOrder) -> PlanView:
         """What would be done with an order now, without doing it."""
+
+    # --- asks
+
+    async def ask(self, order: AskOrder) -> AskHandle:
+        """Take an ask in. When this returns its prompt was understood and counted, and it waits for its turn;
+        a ClientError says what is wrong with it (`context_length_exceeded`, `bad_grammar`, `no_vision` ...).
+        """
+
+    def hear(self, ask: str) -> AsyncIterator[asks.Item]:
+        """What comes of an ask, for the one who listens; the last item is Ended. Closing it before that
+        cancels the ask.
+        """
+
+    async def cancel_ask(self, ask: str) -> None:
+        """Nobody wants it any more; one that has ended, or was never known, is left as it is."""
+
+    async def tokenize(self, wish: TokenWish) -> TokenView:
+        """Take a text apart, whatever level the model has."""
+
+    async def detokenize(self, wish: DetokenWish) -> str:
+        """Put tokens together."""
+
+    async def set_level(self, model: str, wish: LevelWish) -> ModelView:
+        """Bring a language model to a level and keep it there, or give it back to the planner."""
+
+    async def intent(self, kind: IntentKind, model: str = "") -> None:
+        """Somebody will probably ask this language model something soon."""
 
     # --- images
 

@@ -17,6 +17,7 @@ from tidegate.runtime.cards.virtual import VirtualCard
 from tidegate.runtime.gallery import Gallery
 from tidegate.runtime.journal.journal import Journal
 from tidegate.runtime.journal.recovery import Recovered
+from tidegate.runtime.llm_registry import LlmRegistry, gathered_llms
 from tidegate.runtime.lock import Lock
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.settings_file import state_folder_of
@@ -35,6 +36,7 @@ class Ground:
     found: Recovered
     virtual: VirtualCard | None
     models: registry.Registry
+    llms: LlmRegistry
     problems: list[str]
 
 
@@ -60,6 +62,7 @@ def laid(settings: Settings, *, on_problem: Callable[[str], None]) -> Ground:
         found = journal.open()
         virtual = premises.ledger_for(parse_device(settings.cards[0].device), state)
         models = registry.gathered(settings)
+        llms = gathered_llms(settings, taken=models.entries.keys())
     except BaseException:
         lock.release()
         raise
@@ -72,5 +75,6 @@ def laid(settings: Settings, *, on_problem: Callable[[str], None]) -> Ground:
         found=found,
         virtual=virtual,
         models=models,
+        llms=llms,
         problems=problems + found.problems,
     )

@@ -11,6 +11,7 @@ from typing import Final
 
 from tidegate.core import effects as ef
 from tidegate.core.image.job import JobPhase
+from tidegate.core.llm.level import Level
 from tidegate.core.notice import Notice
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.feed import EventLog, JobFeeds
@@ -142,6 +143,10 @@ class Newsroom:
         self.notices.append(text)
         del self.notices[:-HOUSE_NOTICES_MAX]
         self.events.publish("notice", {"kind": "server", "subject": "server", "job": "", "text": text})
+
+    def level_reached(self, model: str, level: Level, layers_count: int) -> None:
+        """A language model stands at a level now."""
+        self.events.publish("level", {"model": model, "level": level.value, "layers": layers_count})
 
     # --- guests
 

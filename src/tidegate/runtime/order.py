@@ -1,6 +1,7 @@
 """Orders: what one run of `tidegate image` was asked to do, checked and complete.
 
-Owns ImageOrder, the requests of a batch, and the key under which its finished work is kept. Reading options
+Owns ImageOrder, the requests of a batch, the key under which its finished work is kept, and what any order
+has to keep to. Reading options
 from a command line is `tidegate.cli.image`; carrying the order out is `oneshot`.
 """
 
@@ -16,10 +17,15 @@ import msgspec
 
 from tidegate.core.faults import ClientError
 from tidegate.core.stage import Stage, relay
+from tidegate.runtime.views import JobOrder
 from tidegate.wire.messages import ImageRequest, Opened
 
 # 2 to the power of 32 seeds are enough for anybody, and what other programs accept.
 SEED_MAX: Final = 2**32 - 1
+# One request for more images than this is a mistake; a client may send several.
+COUNT_MAX: Final = 64
+SIDE_MAX: Final = 16_384
+STEPS_MAX: Final = 1_000
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,3 +147,36 @@ def check_multiple(what: str, pixels: int, multiple: int) -> None:
         remedy=f"Use {below} or {above}." if below else f"Use {above}.",
         code="bad_size",
     )
+
+
+def check_order(order: JobOrder) -> None:
+    """Refuse what no model could make, before a model is looked at. Raises ClientError."""
+    request = order.request
+    if not 1 <= order.count <= COUNT_MAX:
+        raise ClientError(
+            f"{order.count} images cannot be asked for at once.",
+            remedy=f"Ask for 1 to {COUNT_MAX}.",
+            code="bad_count",
+        )
+    if not (0 < request.width <= SIDE_MAX and 0 < request.height <= SIDE_MAX):
+        raise ClientError(
+            f"An image of {request.width} by {request.height} pixels cannot be made.",
+            remedy=f"A side has 1 to {SIDE_MAX} pixels.",
+            code="bad_size",
+        )
+    if not 1 <= request.steps <= STEPS_MAX:
+        raise ClientError(
+            f"{request.steps} steps cannot be made.",
+            remedy=f"Ask for 1 to {STEPS_MAX}.",
+            code="bad_steps",
+        )
+    init = order.init
+    if init is not None and (
+        (init.width, init.height) != (request.width, request.height)
+        or len(init.pixels) != init.width * init.height * 3
+    ):
+        raise ClientError(
+            "The given picture is not of the size that was asked for.",
+            remedy="Scale it to width and height of the request first.",
+            code="bad_init",
+        )

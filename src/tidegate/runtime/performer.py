@@ -1,20 +1,19 @@
 """The performer: every effect of the core carried out, by whoever owns the thing it is about.
 
 Owns the table from effects to deeds, and the alarm clock. Nothing is decided here: a deed that takes time
-becomes a task, and its end an event. Effects for language models have no worker in this server yet; the
-house that it builds names none, so the core hands none out.
+becomes a task, and its end an event. What is about language models is done in the neighbour `parlour`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, assert_never
 
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
-from tidegate.core.faults import Bug
 from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Stage
 from tidegate.core.worker import WorkerKind
@@ -25,6 +24,7 @@ from tidegate.runtime.jobbook import Entry, Frame, JobBook
 from tidegate.runtime.journal import records as rec
 from tidegate.runtime.journal.records import Record
 from tidegate.runtime.newsroom import Newsroom
+from tidegate.runtime.parlour import Parlour
 from tidegate.runtime.predictor import Predictor
 from tidegate.runtime.prefetch import Prefetch
 from tidegate.runtime.studio import Studio
@@ -52,6 +52,7 @@ class Performer:
         book: JobBook,
         news: Newsroom,
         prefetch: Prefetch,
+        parlour: Parlour,
         device: str,
         post: Post,
     ) -> None:
@@ -62,6 +63,7 @@ class Performer:
         self._book = book
         self._news = news
         self._prefetch = prefetch
+        self._parlour = parlour
         self._device = device
         self._post = post
         self._group: asyncio.TaskGroup | None = None
@@ -107,20 +109,25 @@ class Performer:
                 process = self._supervisor.process(effect.worker, effect.incarnation)
                 if process is not None:
                     self._spawn(self._predictor.answer(process, effect))
+            case ef.PredictLlm():
+                process = self._supervisor.process(effect.worker, effect.incarnation)
+                if process is not None:
+                    self._spawn(self._predictor.answer_llm(process, effect))
             case ef.RunStage() | ef.ReleaseComponents() | ef.ReinitialiseWorker() | ef.StopStage():
                 self._instruct(effect)
             case ef.FinishJob():
                 self._finish(effect)
             case ef.Tell():
                 self._news.tell(effect.notice)
+                self._parlour.told(effect.notice)
                 self._told(effect.sequence)
             case ef.AnswerGuest():
                 self._news.answer_guest(effect)
                 self._told(effect.sequence)
             case ef.AskGuest():
                 self._news.ask_guest(effect)
-            case ef.PredictLlm() | ef.SetLevel() | ef.ServeChat() | ef.DropChat() | ef.FinishChat():
-                raise Bug(f"This server has no language models, and was asked for {type(effect).__name__}.")
+            case ef.SetLevel() | ef.ServeChat() | ef.DropChat() | ef.FinishChat():
+                self._parlour.perform(effect)
             case _:
                 assert_never(effect)
 
@@ -142,6 +149,7 @@ class Performer:
     # --- workers
 
     async def _start(self, effect: ef.StartWorker) -> None:
+        asked_ns = time.monotonic_ns()
         process = await self._supervisor.start(
             effect.worker,
             effect.incarnation,
@@ -153,6 +161,12 @@ class Performer:
         if effect.kind is WorkerKind.IMAGE:
             self._open_studio(effect, process)
             self._supervisor.keep_standby(WorkerKind.IMAGE)
+        elif effect.kind is not WorkerKind.PREDICTOR:
+            if effect.kind is WorkerKind.LLM:
+                self._supervisor.keep_standby(WorkerKind.LLM)
+            if not await self._parlour.welcome(effect, process, asked_ns=asked_ns):
+                process.child.signal(signal.SIGKILL)
+                return
         self._post(
             ev.WorkerReady(at_ms=self._clock.now_ms(), worker=effect.worker, incarnation=effect.incarnation),
             (),
@@ -174,6 +188,8 @@ class Performer:
     def _exited(self, effect: ef.StartWorker, ending: Ending) -> None:
         if self._studios.get(effect.worker, (0, None))[0] == effect.incarnation:
             del self._studios[effect.worker]
+        if effect.kind in (WorkerKind.FRONT, WorkerKind.LLM):
+            self._parlour.gone(effect)
         self._post(
             ev.WorkerExited(
                 at_ms=self._clock.now_ms(),

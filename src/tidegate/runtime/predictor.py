@@ -15,12 +15,14 @@ import msgspec
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.catalog import FootprintKey
+from tidegate.core.house import LlmFootprint, Split
 from tidegate.core.planner.option import Footprint
 from tidegate.core.stage import Execution
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.conversation import Declined, Gone
 from tidegate.runtime.journal import records as rec
 from tidegate.runtime.journal.records import Record
+from tidegate.runtime.llm_registry import LlmRegistry
 from tidegate.runtime.registry import Entry, Registry, with_facts
 from tidegate.runtime.supervisor import Process
 from tidegate.wire import messages
@@ -42,8 +44,13 @@ class Predictor:
         clock: Clock,
         known: dict[str, Footprint | None],
         post: Callable[[ev.Event, Sequence[Record]], None],
+        has_card: bool,
+        ledger_path: str,
+        llms: LlmRegistry,
     ) -> None:
         self._device = device
+        self._llm_device = device if has_card else ""
+        self._ledger_path = ledger_path
         self._device_class = device_class
         self.engine_build = engine_build
         self._clock = clock
@@ -51,6 +58,7 @@ class Predictor:
         self._post = post
         self._opened: dict[int, set[str]] = {}
         self.models = Registry(entries={})
+        self.llms = llms
 
     async def surveyed(self, process: Process, models: Registry) -> Registry:
         """Open every model's headers; the registry with what they say. Raises `Gone`."""
@@ -92,6 +100,39 @@ class Predictor:
                 footprints=footprints,
             ),
             records,
+        )
+
+    async def answer_llm(self, process: Process, effect: ef.PredictLlm) -> None:
+        """Carry out one PredictLlm and report, as `answer` does."""
+        entry = self.llms.entries.get(effect.model)
+        try:
+            if entry is None:
+                raise Declined(FaultKind.INVALID_MODEL, "it is not in the registry any more")
+            command = entry.question(self._llm_device, self._ledger_path)
+            said = await process.talk.ask(command, messages.LlmForetold)
+        except Gone:
+            return
+        except Declined as declined:
+            self._post(
+                ev.PredictionFailed(
+                    at_ms=self._clock.now_ms(),
+                    worker=effect.worker,
+                    incarnation=effect.incarnation,
+                    model=effect.model,
+                    reason=f"{effect.model} cannot be used: {declined.message}.",
+                ),
+                (),
+            )
+            return
+        self._post(
+            ev.LlmPredicted(
+                at_ms=self._clock.now_ms(),
+                worker=effect.worker,
+                incarnation=effect.incarnation,
+                model=effect.model,
+                footprint=_footprint(said),
+            ),
+            (),
         )
 
     async def footprints(
@@ -147,3 +188,33 @@ class Predictor:
             "execution": msgspec.to_builtins(execution),
         }
         return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()[:40]
+
+
+def _footprint(said: messages.LlmForetold) -> LlmFootprint:
+    """What the engine foretells as the core counts it.
+
+    A projector is charged with the context of a model that has one: it comes with the first picture, and
+    what it takes then must be there.
+    """
+    projector_bytes = said.projector_weights_bytes + said.projector_compute_bytes
+    most = said.splits[-1]
+    return LlmFootprint(
+        layers_count=said.layers_count,
+        weights_bytes=most.card_weights_bytes + most.ram_weights_bytes,
+        kv_bytes=most.card_kv_bytes + most.ram_kv_bytes,
+        compute_bytes=most.card_compute_bytes + most.ram_compute_bytes,
+        state_bytes=said.state_bytes,
+        splits=tuple(
+            Split(
+                card_weights_bytes=split.card_weights_bytes,
+                card_context_bytes=split.card_kv_bytes
+                + split.card_compute_bytes
+                + (projector_bytes if layers else 0),
+                ram_bytes=split.ram_weights_bytes
+                + split.ram_kv_bytes
+                + split.ram_compute_bytes
+                + (0 if layers else projector_bytes),
+            )
+            for layers, split in enumerate(said.splits)
+        ),
+    )

@@ -48,9 +48,9 @@ class Prefetch:
             self._last = name
             self._threads.prefetch.submit(_advise, files)
 
-    def whole(self, entry: Entry) -> Future[int]:
+    def whole(self, files: Iterable[Path]) -> Future[int]:
         """Have all files of a model read; the future holds the bytes that were asked for."""
-        return self._threads.prefetch.submit(_advise, tuple(entry.files.values()))
+        return self._threads.prefetch.submit(_advise, tuple(files))
 
 
 def _files_of(entry: Entry, component: Component) -> tuple[Path, ...]:

@@ -21,6 +21,7 @@ from tidegate.runtime import registry, restart
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.conversation import Gone
 from tidegate.runtime.frontdesk import Desk
+from tidegate.runtime.llm_registry import LlmRegistry, gathered_llms
 from tidegate.runtime.predictor import Predictor
 from tidegate.runtime.premises import ram_for
 from tidegate.runtime.registry import Entry, Registry
@@ -43,13 +44,14 @@ class Reload:
     predictor: Predictor
     telemetry: Telemetry
     predicting: Callable[[], Process | None]
-    spread: Callable[[Registry], None]
+    spread: Callable[[Registry, LlmRegistry], None]
 
     async def run(self) -> ReloadView:
         """Read the settings again and apply what can be applied. Raises Fault when they are wrong."""
         desk = self.desk
         settings = await on(desk.threads.files, self.reread)
         found = await on(desk.threads.files, registry.gathered, settings)
+        llms = await on(desk.threads.files, gathered_llms, settings, taken=found.entries.keys())
         try:
             process = self.predicting()
             if process is None:
@@ -65,17 +67,22 @@ class Reload:
             ) from error
         old = desk.shell.arbiter.state
         ram = await on(desk.threads.files, ram_for, settings.ram)
-        house = House(ram=ram, cards=old.house.cards, image_models=models.image_models())
-        changed = _changes(desk.models, models)
+        house = House(
+            ram=ram,
+            cards=old.house.cards,
+            image_models=models.image_models(),
+            language_models=llms.language_models(old.house.cards[0].name if old.house.cards else ""),
+        )
+        changed = _changes(desk.models, models) + _llm_changes(desk.asks.parlour.models, llms)
         changed += ["limits of RAM"] if ram != old.house.ram else []
         changed += ["policy"] if settings.policy != old.policy else []
         view = ReloadView(changed=tuple(changed), restart_needed=_fixed(self.settings, settings))
         if changed:
-            await self._exchange(house, settings, models)
+            await self._exchange(house, settings, models, llms)
         self.settings = settings
         return view
 
-    async def _exchange(self, house: House, settings: Settings, models: Registry) -> None:
+    async def _exchange(self, house: House, settings: Settings, models: Registry, llms: LlmRegistry) -> None:
         desk = self.desk
         async with desk.shell.between_events():
             await self.supervisor.end_workers()
@@ -83,7 +90,7 @@ class Reload:
             for name, worker in new.state.workers.items():
                 # Numbers go on, so that the fence drops what the ended processes still had to say.
                 worker.incarnation = old.workers[name].incarnation if name in old.workers else 0
-            self.spread(models)
+            self.spread(models, llms)
             for lease, view in tuple(desk.news.leases.items()):
                 if view.state in (GuestState.GRANTED, GuestState.WAITING):
                     desk.news.end_guest(lease)
@@ -91,6 +98,7 @@ class Reload:
         for entry, frame in desk.book.unfinished():
             model = models.entries.get(entry.ticket.model)
             desk.shell.post(restart.submission(entry, frame, model, at_ms=self.clock.now_ms()))
+        desk.asks.submit_again()
         for pool in (RAM, *(card.name for card in house.cards)):
             self.telemetry.observe(pool)
 
@@ -106,6 +114,20 @@ def _changes(old: Registry, new: Registry) -> list[str]:
     ]
     if old.default != new.default:
         told.append(f"default model {new.default}")
+    return told
+
+
+def _llm_changes(old: LlmRegistry, new: LlmRegistry) -> list[str]:
+    """As `_changes`, of language models."""
+    told = [f"language model {name} added" for name in new.entries if name not in old.entries]
+    told += [f"language model {name} removed" for name in old.entries if name not in new.entries]
+    told += [
+        f"language model {name} changed"
+        for name, entry in new.entries.items()
+        if name in old.entries and old.entries[name] != entry
+    ]
+    if old.default != new.default:
+        told.append(f"default language model {new.default}")
     return told
 
 

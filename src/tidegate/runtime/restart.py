@@ -124,6 +124,9 @@ def _close_gap(resumption: Resumption, book: JobBook, models: Registry, *, now_m
             resumption.events.append(ev.JobClosed(at_ms=now_ms, job=name))
         elif name not in unfinished:
             resumption.events.append(ev.JobCancelled(at_ms=now_ms, job=name))
+    for known in resumption.arbiter.state.models.values():
+        # Whoever asked was connected to the server that is gone.
+        resumption.events += [ev.ChatCancelled(at_ms=now_ms, request=name) for name in known.requests]
     for name, (entry, frame) in unfinished.items():
         if name not in jobs:
             model = models.entries.get(entry.ticket.model)

@@ -19,6 +19,8 @@ from tidegate.core.faults import WorkerError
 from tidegate.core.house import House
 from tidegate.core.worker import PREDICTOR, WorkerKind
 from tidegate.runtime import premises, registry, restart, whatif
+from tidegate.runtime.askdesk import AskDesk
+from tidegate.runtime.chats import Chats
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.conversation import Gone
 from tidegate.runtime.darkroom import Darkroom, kept_by
@@ -27,7 +29,9 @@ from tidegate.runtime.frontdesk import Desk, FrontDesk
 from tidegate.runtime.groundwork import Ground, laid
 from tidegate.runtime.jobbook import JobBook
 from tidegate.runtime.journal.records import Record
+from tidegate.runtime.llm_registry import LlmRegistry
 from tidegate.runtime.newsroom import Newsroom
+from tidegate.runtime.parlour import FOLDER, Furniture, Parlour
 from tidegate.runtime.performer import Performer
 from tidegate.runtime.predictor import Predictor
 from tidegate.runtime.prefetch import Prefetch
@@ -37,6 +41,7 @@ from tidegate.runtime.shell import Shell
 from tidegate.runtime.supervisor import Process, Supervisor
 from tidegate.runtime.telemetry import Telemetry
 from tidegate.runtime.threads import Threads, on
+from tidegate.runtime.tidekeeper import Berth
 from tidegate.wire import messages
 
 
@@ -66,6 +71,7 @@ class Server:
         self._guests: dict[str, int] = {}
         self._supervisor: Supervisor | None = None
         self._shell: Shell | None = None
+        self._parlour: Parlour | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
@@ -98,6 +104,7 @@ class Server:
         tapes = kept_by([frame for _, frame in self._book.unfinished()])
         await on(self._threads.files, ground.store.sweep, darkroom.objects(), tapes=tapes)
         prefetch = Prefetch(self._threads, site.models)
+        parlour = self._parlour = self._furnished(ground, site)
         performer = Performer(
             clock=self._clock,
             supervisor=supervisor,
@@ -106,6 +113,7 @@ class Server:
             book=self._book,
             news=self._news,
             prefetch=prefetch,
+            parlour=parlour,
             device=site.place.engine_name,
             post=self._post,
         )
@@ -116,8 +124,9 @@ class Server:
         telemetry = self._begin(ground, site, group, performer, resumption)
         desk = self._desk(ground, site, darkroom, prefetch, shell)
 
-        def spread(models: registry.Registry) -> None:
+        def spread(models: registry.Registry, llms: LlmRegistry) -> None:
             darkroom.models = prefetch.models = desk.models = desk.showroom.models_known = models
+            parlour.models = site.predictor.llms = llms
 
         reload = Reload(
             settings=self._settings,
@@ -168,13 +177,37 @@ class Server:
             clock=self._clock,
             known=ground.found.footprints,
             post=self._post,
+            has_card=place.card is not None,
+            ledger_path=place.ledger_path,
+            llms=ground.llms,
         )
         models = await predictor.surveyed(process, ground.models)
         supervisor.put_aside(WorkerKind.PREDICTOR, process)
         ram = await on(self._threads.files, premises.ram_for, self._settings.ram)
         cards = (place.card,) if place.card else ()
-        house = House(ram=ram, cards=cards, image_models=models.image_models())
+        house = House(
+            ram=ram,
+            cards=cards,
+            image_models=models.image_models(),
+            language_models=ground.llms.language_models(place.card.name if place.card else ""),
+        )
         return _Site(place=place, predictor=predictor, models=models, house=house)
+
+    def _furnished(self, ground: Ground, site: _Site) -> Parlour:
+        device = site.place.engine_name if site.place.card else ""
+        return Parlour(
+            Furniture(
+                berth=Berth(device=device, ledger_path=site.place.ledger_path),
+                folder=ground.state / FOLDER,
+                keep=self._settings.keep,
+            ),
+            models=ground.llms,
+            chats=Chats(),
+            clock=self._clock,
+            threads=self._threads,
+            post=self._post,
+            on_level=self._news.level_reached,
+        )
 
     def _darkroom(self, ground: Ground, site: _Site) -> Darkroom:
         return Darkroom(
@@ -201,7 +234,7 @@ class Server:
     ) -> Telemetry:
         """Let journal, telemetry and mailbox run, and tell the core what happened since it was saved."""
         shell, supervisor = self._shell, self._supervisor
-        assert shell is not None and supervisor is not None, "they were made before"
+        assert shell is not None and supervisor is not None and self._parlour is not None, "they were made"
         telemetry = Telemetry(
             site.place,
             ram_total_bytes=site.house.ram.total_bytes,
@@ -212,6 +245,7 @@ class Server:
         self._closing.callback(telemetry.close)
         self._closing.callback(performer.close)
         performer.begin(group, telemetry)
+        self._parlour.begin(group)
         replica = Arbiter.restored(resumption.arbiter.snapshot())
         ground.journal.begin(replica, is_fresh=resumption.is_fresh)
         if resumption.records:
@@ -221,6 +255,8 @@ class Server:
         telemetry.begin()
         self._tasks = [group.create_task(shell.run(), name="mailbox")]
         supervisor.keep_standby(WorkerKind.IMAGE)
+        if ground.llms.entries:
+            supervisor.keep_standby(WorkerKind.LLM)
         notices = (*ground.problems, *resumption.problems, site.place.notice)
         for text in (notice for notice in notices if notice):
             self._news.announce(text)
@@ -229,8 +265,8 @@ class Server:
     def _desk(
         self, ground: Ground, site: _Site, darkroom: Darkroom, prefetch: Prefetch, shell: Shell
     ) -> Desk:
-        supervisor = self._supervisor
-        assert supervisor is not None, "it was made before"
+        supervisor, parlour = self._supervisor, self._parlour
+        assert supervisor is not None and parlour is not None, "they were made before"
         showroom = Showroom(
             clock=self._clock,
             shell=shell,
@@ -239,6 +275,7 @@ class Server:
             models_known=site.models,
             book=self._book,
             news=self._news,
+            parlour=parlour,
             engine_build=site.predictor.engine_build,
             started_at_ms=self._clock.now_ms(),
             trouble=self._trouble,
@@ -261,6 +298,9 @@ class Server:
             prefetch=prefetch,
             showroom=showroom,
             oracle=oracle,
+            asks=AskDesk(
+                parlour=parlour, shell=shell, clock=self._clock, threads=self._threads, prefetch=prefetch
+            ),
             guests=self._guests,
             models=site.models,
         )
@@ -305,6 +345,8 @@ class Server:
     async def _stop(self) -> None:
         """End what runs; unfinished jobs go on at the next start."""
         self._news.close()
+        if self._parlour is not None:
+            self._parlour.close()
         if self._supervisor is not None:
             await self._supervisor.close()
         for task in self._tasks:

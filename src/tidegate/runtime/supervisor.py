@@ -2,7 +2,7 @@
 
 Owns live processes and the standby. It decides nothing: when to start, end and kill is told by the core's
 effects, and how a process ended is reported as it was seen. What a process is told to do is the business of
-`studio` and `predictor`.
+`studio`, `predictor`, `front` and `tidekeeper`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 from tidegate.core.worker import PREDICTOR, WorkerKind
 from tidegate.runtime import children
-from tidegate.runtime.conversation import Conversation, Gone
+from tidegate.runtime.conversation import AnyChild, Conversation, Gone
 from tidegate.runtime.threads import Threads, on
-from tidegate.wire import messages
+from tidegate.wire import channel, messages
 
-MODULES: Final = {
-    WorkerKind.IMAGE: "tidegate.workers.image",
-    WorkerKind.PREDICTOR: "tidegate.workers.predictor",
-}
+# These compute stages, and look at the devices before anything else.
+_STAGED: Final = (WorkerKind.IMAGE, WorkerKind.PREDICTOR)
+# The front never touches a card; without these no driver is opened for it either.
+_NO_CARDS: Final = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
 # How long a process has to leave by itself when the server closes.
 _GOODBYE_MS: Final = 1_500
 # How long the kernel may take to end a killed one before it is waited for without a watch.
@@ -34,7 +34,7 @@ _KILLED_MS: Final = 5_000
 class Process:
     """One live process. `ended` is set when it was reaped."""
 
-    child: children.Child
+    child: AnyChild
     talk: Conversation
     ended: asyncio.Future[children.Ending]
     pid: int
@@ -69,7 +69,7 @@ class Supervisor:
         try:
             hello = await process.talk.hello()
             process.engine_build = hello.engine_build
-            if self._ledger_path:
+            if self._ledger_path and kind in _STAGED:
                 survey = messages.Survey(serial=0, ledger_path=self._ledger_path)
                 await process.talk.ask(survey, messages.Surveyed)
         except Gone:
@@ -189,7 +189,7 @@ class Supervisor:
         return await asyncio.shield(entering)
 
     async def _entered(self, kind: WorkerKind, loop: asyncio.AbstractEventLoop) -> Process:
-        child = await on(self._threads.processes, children.Child.spawn, MODULES[kind])
+        child = await on(self._threads.processes, _spawned, kind)
         process = Process(child=child, talk=Conversation(child), ended=loop.create_future(), pid=child.pid)
         process.watch = os.pidfd_open(child.pid)
         self._live[child.pid] = process
@@ -236,3 +236,20 @@ class Supervisor:
     def _spawn_task(self, work: object) -> None:
         assert self._group is not None and asyncio.iscoroutine(work), "the supervisor works in a task group"
         self._group.create_task(work)
+
+
+def _spawned(kind: WorkerKind) -> AnyChild:
+    match kind:
+        case WorkerKind.IMAGE:
+            return children.Child.spawn("tidegate.workers.image")
+        case WorkerKind.PREDICTOR:
+            return children.Child.spawn("tidegate.workers.predictor")
+        case WorkerKind.LLM:
+            return children.spawned("tidegate.workers.llm", channel.child_parent_end)
+        case WorkerKind.FRONT:
+            environment = {**os.environ, **_NO_CARDS}
+            return children.spawned(
+                "tidegate.workers.front", channel.front_parent_end, environment=environment
+            )
+        case _:
+            assert_never(kind)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tidegate.core.effects import GuestState
 from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Component, Execution, Stage
+from tidegate.runtime.asks import LanguageView
 from tidegate.wire.messages import ImageRequest
 
 # ---------------------------------------------------------------- what is asked
@@ -171,11 +172,15 @@ class ImageView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartView:
-    """One lease: a component, `compute`, `context` or `process` of a tenant, by prediction."""
+    """One lease: a component, `compute`, `context`, `weights`, `kv` or `process` of a tenant, by prediction.
+
+    `observed_bytes` is what its engine says that it holds, -1 where it says nothing.
+    """
 
     part: str
     phase: str
     predicted_bytes: int
+    observed_bytes: int = -1
     execution: Execution | None = None
 
 

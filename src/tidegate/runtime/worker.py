@@ -73,7 +73,7 @@ class CommandFailed(Exception):
 class ImageWorker:
     """One live worker. Every call blocks until its answer is there; use from one thread."""
 
-    def __init__(self, child: children.Child, *, patience: Patience) -> None:
+    def __init__(self, child: children.Child[messages.FromWorker], *, patience: Patience) -> None:
         self._child = child
         self._patience = patience
         self._on_progress: OnProgress | None = None
