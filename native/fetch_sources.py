@@ -1,14 +1,15 @@
-"""Fetches the pinned C++ sources of the image engine into the cache and prints where they are.
+"""Fetches the pinned C++ sources of an engine into the cache and prints where they are.
 
 Owns: download (by pip, from whatever package index pip is configured for), the hash check, unpacking.
-Does not own: which version is pinned (engine-sources.txt, beside this file), nor the build (CMakeLists.txt).
+Does not own: which version is pinned (engine-sources.txt, here and in llama/), nor the build
+(CMakeLists.txt).
 
 Interface, for CMake and for people. Standard library and pip only; any Python 3.11+ that can import `pip` and
 `scikit_build_core` (pip asks the source distribution for its metadata, and that needs its build backend).
 
-    python fetch_sources.py
+    python fetch_sources.py [image | llama]
 
-    stdout  exactly one line: the absolute path of the unpacked `vendor/stable-diffusion.cpp`
+    stdout  exactly one line: the absolute path of the unpacked `vendor/stable-diffusion.cpp` (or `llama.cpp`)
     stderr  what it is doing; nothing when the sources are already in the cache
     exit    0, or 1 with one line on stderr that names the problem and the remedy
 
@@ -25,6 +26,7 @@ so that the folder exists completely or not at all, whoever was killed or ran at
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -33,10 +35,29 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-PINS = Path(__file__).with_name("engine-sources.txt")
-SOURCES_IN_SDIST = "vendor/stable-diffusion.cpp"
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is pinned where, which folder of the sdist has the sources, and what else of it is wanted."""
+
+    pins: Path
+    sources: str
+    bindings: str
+    option: str
+
+
+ENGINES = {
+    "image": Engine(HERE / "engine-sources.txt", "vendor/stable-diffusion.cpp", "", "TIDEGATE_SD_SOURCES"),
+    # The bindings come along, because only those of the same release fit the sources.
+    "llama": Engine(
+        HERE / "llama" / "engine-sources.txt", "vendor/llama.cpp", "llama_cpp", "TIDEGATE_LLAMA_SOURCES"
+    ),
+}
 
 
 class FetchError(Exception):
@@ -51,24 +72,24 @@ def cache_folder() -> Path:
     return Path(base).expanduser().absolute() / "tidegate"
 
 
-def pinned_sha256() -> str:
-    hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", PINS.read_text(encoding="utf-8"))
+def pinned_sha256(pins: Path) -> str:
+    hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", pins.read_text(encoding="utf-8"))
     if len(hashes) != 1:
-        raise FetchError(f"{PINS.name} must pin exactly one sha256, it has {len(hashes)}")
+        raise FetchError(f"{pins.name} must pin exactly one sha256, it has {len(hashes)}")
     return str(hashes[0])
 
 
-def download(into: Path) -> Path:
+def download(engine: Engine, into: Path) -> Path:
     """Lets pip download the pinned sdist; a wrong hash is refused before any of its code runs."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "-r", str(PINS)]
+    command += ["--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "-r", str(engine.pins)]
     ended = subprocess.run([*command, "-d", str(into)], stdout=sys.stderr, check=False)
     archives = sorted(into.glob("*.tar.gz"))
     if ended.returncode != 0 or len(archives) != 1:
         raise FetchError(
-            f"pip could not download the sources pinned in {PINS.name} (exit {ended.returncode}); check the "
-            "network and pip's index settings, or name unpacked sources with "
-            "CMAKE_ARGS=-DTIDEGATE_SD_SOURCES=<folder>"
+            f"pip could not download the sources pinned in {engine.pins.name} (exit {ended.returncode}); "
+            "check the network and pip's index settings, or name unpacked sources with "
+            f"CMAKE_ARGS=-D{engine.option}=<folder>"
         )
     return archives[0]
 
@@ -80,7 +101,12 @@ def verify(archive: Path, sha256: str) -> None:
         raise FetchError(f"{archive.name} has sha256 {found}, pinned is {sha256}; do not use it")
 
 
-def unpack(archive: Path, into: Path) -> None:
+def wanted(engine: Engine, inner: str) -> bool:
+    folders = (engine.sources, engine.bindings) if engine.bindings else (engine.sources,)
+    return any(inner.startswith(folder + "/") for folder in folders)
+
+
+def unpack(archive: Path, engine: Engine, *, into: Path) -> None:
     """Unpacks only the engine's own sources, without the sdist's top folder, and only plain files.
 
     Written out by hand, because tarfile's extraction filters are missing from the first releases of Python
@@ -89,7 +115,7 @@ def unpack(archive: Path, into: Path) -> None:
     with tarfile.open(archive) as opened:
         for member in opened:
             _, _, inner = member.name.partition("/")
-            if not member.isfile() or not inner.startswith(SOURCES_IN_SDIST + "/"):
+            if not member.isfile() or not wanted(engine, inner):
                 continue
             if ".." in inner.split("/"):
                 raise FetchError(f"{archive.name} holds the path {member.name!r}; do not use it")
@@ -102,23 +128,23 @@ def unpack(archive: Path, into: Path) -> None:
                 shutil.copyfileobj(content, written)
 
 
-def fetch() -> Path:
-    sha256 = pinned_sha256()
+def fetch(engine: Engine) -> Path:
+    sha256 = pinned_sha256(engine.pins)
     home = cache_folder() / "sources"
     target = home / sha256
-    sources = target / SOURCES_IN_SDIST
+    sources = target / engine.sources
     if sources.is_dir():
         return sources
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".fetching-") as scratch:
-        print("fetching the pinned engine sources (20 MB, once)", file=sys.stderr, flush=True)
-        archive = download(Path(scratch))
+        print("fetching the pinned engine sources (some 20 MB, once)", file=sys.stderr, flush=True)
+        archive = download(engine, Path(scratch))
         verify(archive, sha256)
         unpacked = Path(scratch, "unpacked")
-        unpack(archive, unpacked)
-        if not (unpacked / SOURCES_IN_SDIST / "CMakeLists.txt").is_file():
+        unpack(archive, engine, into=unpacked)
+        if not (unpacked / engine.sources / "CMakeLists.txt").is_file():
             raise FetchError(
-                f"{archive.name} holds no {SOURCES_IN_SDIST}; the pin in {PINS.name} is of another package"
+                f"{archive.name} holds no {engine.sources}; {engine.pins.name} pins another package"
             )
         try:
             unpacked.rename(target)
@@ -130,8 +156,13 @@ def fetch() -> Path:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Fetches an engine's pinned sources and prints where they are."
+    )
+    parser.add_argument("engine", nargs="?", default="image", choices=sorted(ENGINES))
+    asked = parser.parse_args()
     try:
-        print(fetch())
+        print(fetch(ENGINES[asked.engine]))
     except (FetchError, OSError, tarfile.TarError) as failure:
         print(f"fetch_sources: {failure}", file=sys.stderr)
         return 1

@@ -92,8 +92,16 @@ def install_tidegate() -> None:
 
 
 def install_native() -> None:
+    install_wheel_of("image")
+
+
+def install_llama() -> None:
+    install_wheel_of("llama")
+
+
+def install_wheel_of(part: str) -> None:
     use_pip_index_for_uv()
-    wheel = answer_of(PYTHON, "scripts/build_native.py")
+    wheel = answer_of(PYTHON, "scripts/build_native.py", part)
     run(UV, "pip", "install", "--quiet", "--no-deps", "--reinstall", "--python", PYTHON, wheel)
 
 
@@ -117,10 +125,12 @@ def tool_steps() -> list[Step]:
 
 def native_steps() -> list[Step]:
     """Their keys need the tools: the native key is the build's own, asked of it."""
-    native = answer_of(PYTHON, "scripts/build_native.py", "--key")
+    native = answer_of(PYTHON, "scripts/build_native.py", "image", "--key")
+    llama = answer_of(PYTHON, "scripts/build_native.py", "llama", "--key")
     models = answer_of(PYTHON, "scripts/demo_models.py", "--key")
     return [
-        Step("native", "installing the native engines", native, install_native),
+        Step("native", "installing the image engine", native, install_native),
+        Step("llama", "installing the language engine", llama, install_llama),
         Step("models", "making the demo models", models, make_models),
     ]
 

@@ -1,12 +1,15 @@
-"""Builds the native wheel (`tidegate-engines`), or takes it from the cache, and prints its path.
+"""Builds a native wheel, or takes it from the cache, and prints its path.
+
+There are two, each under a key of its own, so that a change in one engine does not compile the other:
+`tidegate-engines` (images: native/) and `tidegate-llama` (language: native/llama/).
 
 Owns: the key under which a build is cached, the build environment, parallelism, progress.
 Does not own: what is compiled (native/CMakeLists.txt) and from which sources (native/fetch_sources.py).
 
-    python scripts/build_native.py          stdout: one line, the path of the wheel; stderr: what it is doing
-    python scripts/build_native.py --key    only prints the key
+    python scripts/build_native.py [image | llama]    stdout: one line, the wheel's path; stderr: progress
+    python scripts/build_native.py llama --key        only prints the key
 
-The key covers everything that can change the result: the files of native/ (the pin of the engine sources
+The key covers everything that can change the result: the engine's files in native/ (the pin of its sources
 among them), the locked build tools, compiler flags and CMAKE_ARGS, the compilers' versions, the CPU's
 features (the engine is compiled for the CPU it runs on) and the Python it is for. CMAKE_ARGS chooses a
 backend as users of these engines know it, for instance CMAKE_ARGS=-DSD_CUDA=ON.
@@ -27,6 +30,7 @@ import sysconfig
 import time
 import venv
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import caches
@@ -46,9 +50,43 @@ FLAG_VARIABLES = (
 )
 # One translation unit of the engine's C++ takes up to 1.3 GB in the compiler (gcc 12, -O3).
 RAM_PER_JOB_BYTES = 1_500_000_000
-WHEELS_KEPT_MAX = 8
+WHEELS_KEPT_MAX = 12
 PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
 HOOK = "import sys; from scikit_build_core.build import build_wheel; build_wheel(sys.argv[1])"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the two wheels: its project, the files of the tree that decide what is in it, and its pin."""
+
+    project: Path
+    covers: tuple[Path, ...]
+    without: tuple[Path, ...]
+    pins: Path
+    says: str
+
+    def digest(self) -> str:
+        return caches.digest_of_files(*self.covers, without=self.without)
+
+
+LLAMA = NATIVE / "llama"
+LLAMA_MODULE = NATIVE / "tidegate_engines" / "llama"
+PARTS = {
+    "image": Part(
+        project=NATIVE,
+        covers=(NATIVE,),
+        without=(LLAMA, LLAMA_MODULE),
+        pins=NATIVE / "engine-sources.txt",
+        says="the image engine",
+    ),
+    "llama": Part(
+        project=LLAMA,
+        covers=(LLAMA, LLAMA_MODULE, NATIVE / "vcard", NATIVE / "fetch_sources.py"),
+        without=(),
+        pins=LLAMA / "engine-sources.txt",
+        says="the language engine",
+    ),
+}
 
 
 class BuildError(Exception):
@@ -144,8 +182,8 @@ def require_headers() -> None:
         raise BuildError(
             "the headers of this Python are missing; install them (Debian and Ubuntu: python3-dev)"
         )
-    if not (NATIVE / "CMakeLists.txt").is_file():
-        raise BuildError(f"{NATIVE} holds no CMakeLists.txt; this checkout is incomplete")
+    if not (LLAMA / "CMakeLists.txt").is_file():
+        raise BuildError(f"{LLAMA} holds no CMakeLists.txt; this checkout is incomplete")
 
 
 class Progress:
@@ -177,7 +215,7 @@ class Progress:
         return time.monotonic() - self._began
 
 
-def run_build(python: Path, *, wheel_folder: Path, build_folder: Path) -> None:
+def run_build(part: Part, python: Path, *, wheel_folder: Path, build_folder: Path) -> None:
     """Runs the build backend, shows its progress, keeps its whole output in a log."""
     jobs = job_count()
     environment = dict(os.environ)
@@ -186,14 +224,19 @@ def run_build(python: Path, *, wheel_folder: Path, build_folder: Path) -> None:
     environment["CMAKE_BUILD_PARALLEL_LEVEL"] = str(jobs)
     environment.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
     log = build_folder.with_suffix(".log")
-    say(f"compiling the image engine, {jobs} files at a time (minutes the first time; log: {log})")
+    say(f"compiling {part.says}, {jobs} files at a time (minutes the first time; log: {log})")
     progress = Progress(log)
     last_lines: deque[str] = deque(maxlen=60)
     command = [str(python), "-c", HOOK, str(wheel_folder)]
     with (
         log.open("w", encoding="utf-8") as written,
         subprocess.Popen(
-            command, cwd=NATIVE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=part.project,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as building,
     ):
         assert building.stdout is not None
@@ -209,7 +252,7 @@ def run_build(python: Path, *, wheel_folder: Path, build_folder: Path) -> None:
     say(f"compiled in {seconds:.0f} s")
 
 
-def build_folder_for(tools: list[str]) -> Path:
+def build_folder_for(part: Part, tools: list[str]) -> Path:
     """Object files are kept per tree and toolchain, so that a changed file compiles only what includes it."""
     home = caches.cache_folder() / "native-build"
     home.mkdir(parents=True, exist_ok=True)
@@ -220,8 +263,8 @@ def build_folder_for(tools: list[str]) -> Path:
             marker.with_suffix(".log").unlink(missing_ok=True)
             marker.unlink()
     # CMake remembers where the fetched sources and the headers of Python are, so others get another folder.
-    pin = caches.digest_of_files(NATIVE / "engine-sources.txt")
-    folder = home / caches.digest([str(NATIVE), pin, sys.base_prefix, *tools])
+    pin = caches.digest_of_files(part.pins)
+    folder = home / caches.digest([str(part.project), pin, sys.base_prefix, *tools])
     folder.with_suffix(".tree").write_text(str(caches.TREE), encoding="utf-8")
     return folder
 
@@ -234,20 +277,20 @@ def finished_wheel(home: Path) -> Path | None:
     return wheels[0]
 
 
-def native_wheel() -> Path:
+def native_wheel(part: Part) -> Path:
     tools = toolchain()
-    key = key_of(tools)
+    key = key_of(part, tools)
     home = caches.cache_folder() / "native" / key
     if (wheel := finished_wheel(home)) is not None:
         return wheel
     require_headers()
-    build_folder = build_folder_for(tools)
+    build_folder = build_folder_for(part, tools)
     with caches.locked(build_folder.with_suffix(".lock")):
         if (wheel := finished_wheel(home)) is not None:
             return wheel
         with caches.made_in_one_step(home) as scratch:
-            run_build(build_environment(), wheel_folder=scratch, build_folder=build_folder)
-            if key_of(tools) != key:
+            run_build(part, build_environment(), wheel_folder=scratch, build_folder=build_folder)
+            if key_of(part, tools) != key:
                 raise BuildError(
                     "native/ was changed while it was compiled; run it again, most is compiled already"
                 )
@@ -258,16 +301,18 @@ def native_wheel() -> Path:
     return wheel
 
 
-def key_of(tools: list[str]) -> str:
-    return caches.digest([*tools, caches.digest_of_files(NATIVE)])
+def key_of(part: Part, tools: list[str]) -> str:
+    return caches.digest([*tools, part.digest()])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Builds the native wheel, or takes it from the cache.")
+    parser = argparse.ArgumentParser(description="Builds a native wheel, or takes it from the cache.")
+    parser.add_argument("part", nargs="?", default="image", choices=sorted(PARTS))
     parser.add_argument("--key", action="store_true", help="only print the key of this build")
     wanted = parser.parse_args()
+    part = PARTS[wanted.part]
     try:
-        print(key_of(toolchain()) if wanted.key else native_wheel())
+        print(key_of(part, toolchain()) if wanted.key else native_wheel(part))
     except (BuildError, OSError, subprocess.CalledProcessError) as failure:
         say(f"build_native: {failure}")
         return 1

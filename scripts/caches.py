@@ -20,6 +20,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ def cache_folder() -> Path:
     spec = importlib.util.spec_from_file_location("fetch_sources", TREE / "native" / "fetch_sources.py")
     assert spec is not None and spec.loader is not None
     fetch_sources = importlib.util.module_from_spec(spec)
+    # A dataclass looks its own module up by name while it is being made.
+    sys.modules[spec.name] = fetch_sources
     spec.loader.exec_module(fetch_sources)
     return Path(fetch_sources.cache_folder())
 
@@ -50,11 +53,14 @@ def digest(parts: Iterable[str]) -> str:
     return hashed.hexdigest()[:20]
 
 
-def digest_of_files(*roots: Path) -> str:
+def digest_of_files(*roots: Path, without: Iterable[Path] = ()) -> str:
     """The content hash of files and folders of the tree, by relative path; a missing one counts as empty."""
+    left_out = tuple(without)
     parts = []
     for root in roots:
         for path in sorted(files_under(root)):
+            if any(path.is_relative_to(folder) for folder in left_out):
+                continue
             parts += [path.relative_to(TREE).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
     return digest(parts)
 

@@ -4,7 +4,8 @@ Owns: where they lie and when they are made anew. Does not own: what is in them 
 Runs with the Python that has tidegate installed; `make demo`, the tests and the benchmarks all come here.
 
     python scripts/demo_models.py --key     only prints the key
-    python scripts/demo_models.py [KIND]    KIND is sd1-tiny (default), sd15, sdxl, sd3
+    python scripts/demo_models.py [KIND]    KIND is a name that `tidegate synth` knows, sd1-tiny by default;
+                                            `KIND:TYPE` has weights of another type
                                             stdout: one line, the folder; stderr: what it is doing
 
 They are made anew when the code that writes them or the pinned engine changes.
@@ -25,6 +26,8 @@ MAKERS = ("src/tidegate/synth", "src/tidegate/cli/synth.py", "native/engine-sour
 SYNTH = "import sys; from tidegate.cli.main import main; sys.exit(main())"
 # Two, so that going back and forth between two branches does not write gigabytes each time.
 KEPT_PER_KIND_MAX = 2
+# Kinds begin with the names of others: `llama-tiny` and `llama-tiny-q8_0`.
+KEY_PATTERN = "[0-9a-f]" * 20
 
 
 def models_key() -> str:
@@ -33,20 +36,23 @@ def models_key() -> str:
 
 def models_folder(kind: str) -> Path:
     home = caches.cache_folder() / "models"
-    target = home / f"{kind}-{models_key()}"
-    with caches.locked(home / f".{kind}.lock"):
+    name, _, weight_type = kind.partition(":")
+    label = kind.replace(":", "-")
+    target = home / f"{label}-{models_key()}"
+    with caches.locked(home / f".{label}.lock"):
         if target.is_dir():
             os.utime(target)
             return target
         print(f"making the synthetic model {kind} (once)", file=sys.stderr, flush=True)
         began = time.monotonic()
         with caches.made_in_one_step(target) as scratch:
-            command = [sys.executable, "-c", SYNTH, "synth", kind, str(scratch)]
+            command = [sys.executable, "-c", SYNTH, "synth", name, str(scratch)]
+            command += ["--type", weight_type] if weight_type else []
             subprocess.run(command, check=True, stdout=sys.stderr, cwd=caches.TREE)
         made_bytes = sum(path.stat().st_size for path in target.iterdir())
         seconds = time.monotonic() - began
         print(f"made {made_bytes / 1e6:.0f} MB in {seconds:.0f} s: {target}", file=sys.stderr, flush=True)
-        caches.keep_newest(home.glob(f"{kind}-*"), KEPT_PER_KIND_MAX)
+        caches.keep_newest(home.glob(f"{label}-{KEY_PATTERN}"), KEPT_PER_KIND_MAX)
     return target
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any  # what JSON and keyword arguments carry
+from typing import Any, ClassVar  # what JSON and keyword arguments carry
 
 # What every script starts with. `say` hands a value to the test and waits until it has been read.
 PRELUDE = """
@@ -45,9 +45,11 @@ class EngineProcess:
     it.
     """
 
+    prelude: ClassVar[str] = PRELUDE
+
     def __init__(self, script: str, **arguments: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + script, json.dumps(arguments)],
+            [sys.executable, "-c", self.prelude + script, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -275,7 +275,7 @@ def test_declared_dependencies_are_the_imported_ones() -> None:
 def test_one_version() -> None:
     versions = {
         tomllib.loads(text_of(TREE / part / "pyproject.toml"))["project"]["version"]
-        for part in ("", "native")
+        for part in ("", "native", "native/llama")
     }
     assert versions == {tidegate.__version__}
 

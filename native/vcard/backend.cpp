@@ -72,6 +72,9 @@ enum ggml_status stream_compute(ggml_backend_t backend, ggml_cgraph * graph) {
     if (!charge_pool(computing)) {
         return GGML_STATUS_ALLOC_FAILED;
     }
+    if (computing.owner->books->hollow()) {
+        return GGML_STATUS_SUCCESS;
+    }
     window open;
     return ggml_backend_graph_compute(computing.cpu, graph);
 }

@@ -79,18 +79,32 @@ void memory_free(ggml_backend_buffer_t buffer) {
     delete memory;
 }
 
+bool is_hollow(ggml_backend_buffer_t buffer) {
+    return allocation_in(buffer).owner->books->hollow();
+}
+
 void memory_fill(ggml_backend_buffer_t buffer, ggml_tensor * tensor, uint8_t value, size_t offset, size_t size) {
+    if (is_hollow(buffer)) {
+        return;
+    }
     window open(buffer);
     memset(static_cast<char *>(tensor->data) + offset, value, size);
 }
 
 void memory_set(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    if (is_hollow(buffer)) {
+        return;
+    }
     window open(buffer);
     allocation_in(buffer).owner->carry(size);
     memcpy(static_cast<char *>(tensor->data) + offset, data, size);
 }
 
 void memory_get(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
+    if (is_hollow(buffer)) {
+        memset(data, 0, size);
+        return;
+    }
     window open(buffer);
     allocation_in(buffer).owner->carry(size);
     memcpy(data, static_cast<const char *>(tensor->data) + offset, size);
@@ -99,8 +113,8 @@ void memory_get(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void *
 // From card to card only, as CUDA does; ggml copies through set and get when this declines.
 bool memory_copy(ggml_backend_buffer_t, const ggml_tensor * from, ggml_tensor * to) {
     allocation * source = allocation_of(buffer_of(from));
-    if (source == nullptr) {
-        return false;
+    if (source == nullptr || source->owner->books->hollow()) {
+        return source != nullptr;
     }
     window open(buffer_of(from), buffer_of(to));
     if (source->owner != allocation_in(buffer_of(to)).owner) {
@@ -112,7 +126,10 @@ bool memory_copy(ggml_backend_buffer_t, const ggml_tensor * from, ggml_tensor * 
 
 void memory_clear(ggml_backend_buffer_t buffer, uint8_t value) {
     allocation & memory = allocation_in(buffer);
-    window       open(buffer);
+    if (memory.owner->books->hollow()) {
+        return;
+    }
+    window open(buffer);
     // Untouched pages read as zero: dropping them clears without making memory of a buffer that nobody uses.
     if (value != 0 || madvise(memory.base, memory.mapped_bytes, MADV_DONTNEED) != 0) {
         memset(memory.base, value, buffer->size);
@@ -167,7 +184,8 @@ ggml_backend_buffer_t memory_type_alloc(ggml_backend_buffer_type_t type, size_t 
         return nullptr;
     }
     const size_t mapped = whole_pages(size);
-    void * base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const int    access = owner.books->hollow() ? PROT_NONE : PROT_READ | PROT_WRITE;
+    void *       base   = mmap(nullptr, mapped, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
         owner.books->refund(*paid);
         GGML_LOG_ERROR("%s: the host gives no %zu bytes for %s\n", __func__, mapped, owner.name.c_str());

@@ -21,6 +21,7 @@ constexpr int64_t lock_of_row_0   = lock_of_ledger + 1;
 enum header_flag : uint64_t {
     flag_strict = 1,  // device memory is PROT_NONE outside of set, get, copy and compute
     flag_poison = 2,  // fresh device memory is filled with 0xFF, which is NaN in f32, f16 and bf16
+    flag_hollow = 4,  // device memory has an address and a size and no content: nothing is stored, nothing is computed
 };
 
 struct header {

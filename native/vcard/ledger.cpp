@@ -81,6 +81,32 @@ std::string own_process_name() {
     return text.substr(0, text.find('\n'));
 }
 
+// Only what makes the kind of the cards is taken over, not who holds what on them.
+bool read_kind(const std::string & path, ledger_file & into, std::string * error) {
+    const int  fd    = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const bool whole = fd >= 0 && read(fd, &into, sizeof into) == static_cast<ssize_t>(sizeof into);
+    if (!whole) {
+        *error = "the virtual card's ledger " + path + " cannot be read: " + strerror(errno);
+    }
+    close(fd);
+    memset(into.rows, 0, sizeof into.rows);
+    into.header.edition = into.header.claim_count = into.header.allocation_count = into.header.fired_count = 0;
+    return whole;
+}
+
+// The constants of ggml's CUDA backend and of CUDA's driver.
+bool describe_cuda(ledger_file & into) {
+    into.header.magic      = layout_magic;
+    into.header.version    = layout_version;
+    into.header.card_count = 1;
+    card_section & card    = into.cards[0];
+    copy_name(card.name, sizeof card.name, "VCARD0");
+    card.granularity_bytes = 2 << 20;
+    card.alignment_bytes   = 128;
+    card.padding_elements  = 512;
+    return true;
+}
+
 // The fork handlers need the one ledger of this process; they are installed once and outlive it harmlessly.
 ledger * forking = nullptr;
 
@@ -160,6 +186,36 @@ std::unique_ptr<ledger> ledger::open(const std::string & path, std::string * err
     }
     static const int installed = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
     forking                    = installed == 0 ? made.get() : nullptr;
+    return made;
+}
+
+std::unique_ptr<ledger> ledger::hollow(const std::string & like, std::string * error) {
+    // More than any machine has, and far from where sums overflow.
+    constexpr uint64_t endless_bytes = 1ull << 50;
+    auto               copy          = std::make_unique<ledger_file>();
+    if (!(like.empty() ? describe_cuda(*copy) : read_kind(like, *copy, error))) {
+        return nullptr;
+    }
+    copy->header.flags     = flag_hollow;
+    copy->header.row_count = 1;
+    copy->header.fail_at   = 0;
+    for (card_section & card : copy->cards) {
+        card.capacity_bytes        = endless_bytes;
+        card.foreign_bytes         = 0;
+        card.context_bytes         = 0;
+        card.pool_bytes            = 0;
+        card.link_bytes_per_second = 0;
+        card.peak_bytes            = 0;
+        card.tenants_peak_bytes    = 0;
+    }
+    const int fd = memfd_create("tidegate-hollow-card", MFD_CLOEXEC);
+    if (fd < 0 || write(fd, copy.get(), sizeof(ledger_file)) != static_cast<ssize_t>(sizeof(ledger_file))) {
+        *error = std::string("no memory for a hollow card's ledger: ") + strerror(errno);
+        close(fd);
+        return nullptr;
+    }
+    std::unique_ptr<ledger> made = open("/proc/self/fd/" + std::to_string(fd), error);
+    close(fd);
     return made;
 }
 

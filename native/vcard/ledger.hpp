@@ -50,6 +50,10 @@ class ledger {
     // Maps an existing ledger file and claims a row. On failure returns null and says in one sentence why.
     static std::unique_ptr<ledger> open(const std::string & path, std::string * error);
 
+    // A private ledger of cards of the same kind as those of an existing one, or of CUDA's kind for an empty path: hollow,
+    // endless, nobody's neighbour. What an engine would take is what it takes here, and nothing is taken.
+    static std::unique_ptr<ledger> hollow(const std::string & like, std::string * error);
+
     ~ledger();
     ledger(const ledger &)             = delete;
     ledger & operator=(const ledger &) = delete;
@@ -59,6 +63,7 @@ class ledger {
     const card_section & card(uint32_t index) const { return file_->cards[index]; }
     bool                 strict() const { return (file_->header.flags & flag_strict) != 0; }
     bool                 poison() const { return (file_->header.flags & flag_poison) != 0; }
+    bool                 hollow() const { return (file_->header.flags & flag_hollow) != 0; }
 
     uint64_t    rounded(uint32_t card, uint64_t bytes) const;
     card_memory memory(uint32_t card);

@@ -1,7 +1,8 @@
 // The exports that make this backend a plugin which `ggml_backend_load` takes. Compiled into the shared object only.
 //
-// A plugin is given no arguments, so the ledger's path comes from the environment. Hosts compare `vcard_build_id` with
-// their own before they load it: what ggml calls next already depends on the struct layouts.
+// A plugin is given no arguments, so the ledger's path comes from the environment, unless the host attached it before by
+// `vcard_plugin_attach`. Hosts compare `vcard_plugin_build_id` with their own before they load it: what ggml calls next
+// already depends on the struct layouts.
 #ifdef VCARD_PLUGIN
 
 #include "vcard.h"
@@ -17,11 +18,29 @@ VCARD_EXPORT const char * vcard_plugin_build_id() {
     return text.c_str();
 }
 
+// A host that wants to know why a ledger cannot be used attaches first, by this door; null is success, anything else one
+// sentence that is valid until the next call. `ggml_backend_load` then registers what was attached.
+VCARD_EXPORT const char * vcard_plugin_attach(const char * path) {
+    static std::string error;
+    error.clear();
+    return vcard_attach(path, &error) != nullptr ? nullptr : error.c_str();
+}
+
+// The same with hollow cards of the kind of those in the ledger `like`, or of CUDA's kind for an empty path.
+VCARD_EXPORT const char * vcard_plugin_attach_hollow(const char * like) {
+    static std::string error;
+    error.clear();
+    return vcard_attach_hollow(like, &error) != nullptr ? nullptr : error.c_str();
+}
+
 VCARD_EXPORT int ggml_backend_score() {
-    return getenv("TIDEGATE_VCARD_LEDGER") != nullptr ? 1 : 0;
+    return vcard_attached() != nullptr || getenv("TIDEGATE_VCARD_LEDGER") != nullptr ? 1 : 0;
 }
 
 VCARD_EXPORT ggml_backend_reg_t ggml_backend_init() {
+    if (ggml_backend_reg_t attached = vcard_attached()) {
+        return attached;
+    }
     const char * path = getenv("TIDEGATE_VCARD_LEDGER");
     std::string  error;
     if (path == nullptr) {

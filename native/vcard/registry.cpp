@@ -110,7 +110,9 @@ std::string vcard_build_id() {
     return vcard_host_build_id();
 }
 
-ggml_backend_reg_t vcard_attach_checked(const char * path, const std::string & host_build_id, std::string * error) {
+namespace {
+
+ggml_backend_reg_t attach(const std::string & path, bool hollow, const std::string & host_build_id, std::string * error) {
     vcard::registry &           mine = vcard::attached();
     std::lock_guard<std::mutex> guard(mine.mutex);
     if (host_build_id != vcard_build_id()) {
@@ -122,13 +124,13 @@ ggml_backend_reg_t vcard_attach_checked(const char * path, const std::string & h
         return nullptr;
     }
     if (mine.books) {
-        if (mine.books->path() == path) {
+        if (!hollow && mine.books->path() == path) {
             return &mine.reg;
         }
         *error = "this process is attached to the ledger " + mine.books->path() + " already and cannot attach to " + path;
         return nullptr;
     }
-    mine.books = vcard::ledger::open(path, error);
+    mine.books = hollow ? vcard::ledger::hollow(path, error) : vcard::ledger::open(path, error);
     if (!mine.books) {
         return nullptr;
     }
@@ -137,6 +139,22 @@ ggml_backend_reg_t vcard_attach_checked(const char * path, const std::string & h
     ggml_backend_register(&mine.reg);  // a plugin's registry is registered by ggml itself
 #endif
     return &mine.reg;
+}
+
+}  // namespace
+
+ggml_backend_reg_t vcard_attach_checked(const char * path, const std::string & host_build_id, std::string * error) {
+    return attach(path, false, host_build_id, error);
+}
+
+ggml_backend_reg_t vcard_attach_hollow_checked(const char * like, const std::string & host_build_id, std::string * error) {
+    return attach(like, true, host_build_id, error);
+}
+
+ggml_backend_reg_t vcard_attached() {
+    vcard::registry &           mine = vcard::attached();
+    std::lock_guard<std::mutex> guard(mine.mutex);
+    return mine.books ? &mine.reg : nullptr;
 }
 
 bool is_vcard(ggml_backend_dev_t device) {

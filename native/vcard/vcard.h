@@ -20,6 +20,16 @@ static inline ggml_backend_reg_t vcard_attach(const char * ledger_path, std::str
     return vcard_attach_checked(ledger_path, vcard_host_build_id(), error);
 }
 
+// Hollow cards of the kind of those in the ledger `like`, or of CUDA's kind for an empty path: an engine that runs on them
+// takes what it would take, and nothing is stored, computed or charged to anybody.
+ggml_backend_reg_t vcard_attach_hollow_checked(const char * like, const std::string & host_build_id, std::string * error);
+
+static inline ggml_backend_reg_t vcard_attach_hollow(const char * like, std::string * error) {
+    return vcard_attach_hollow_checked(like, vcard_host_build_id(), error);
+}
+
+ggml_backend_reg_t vcard_attached();  // the registry of the ledger this process is attached to; null before that
+
 bool   is_vcard(ggml_backend_dev_t device);
 size_t vcard_granularity(ggml_backend_dev_t device);    // a buffer is charged rounded up to it; 1 for any other device
 size_t vcard_context_bytes(ggml_backend_dev_t device);  // charged at a process's first stream; 0 for any other device
