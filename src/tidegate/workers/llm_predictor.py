@@ -47,6 +47,7 @@ class Oracle:
     """The engine on hollow cards. They are of the kind of the first ledger that is named, or of CUDA's."""
 
     def __init__(self) -> None:
+        llama.log()
         self._ledger_path: str | None = None
         self._cards: list[str] = []
 

@@ -23,6 +23,7 @@ from tidegate.workers import image
 NICENESS = 5
 # A model of a hundred layers takes seconds, a large projector from a slow disk some more.
 ORACLE_WAIT_MAX_MS: Final = 120_000
+ORACLE_ATTEMPTS: Final = 2
 
 
 def _obey(talk: image.Conversation, exchange: int) -> None:
@@ -63,14 +64,19 @@ class Oracle:
 
     def ask(self, question: messages.PredictLlm) -> messages.FromWorker:
         """Its answer, or a refusal that says what became of it."""
-        talk = self._talk or self._started()
-        try:
-            talk.send(question)
-            return talk.receive(ORACLE_WAIT_MAX_MS)
-        except channel.SilenceTooLong:
-            told = f"the language engine has not answered for {ORACLE_WAIT_MAX_MS // 1000} s"
-        except (channel.Closed, frames.ProtocolError):
-            told = "the language engine ended while it looked at this model"
+        told = ""
+        for _attempt in range(ORACLE_ATTEMPTS):
+            talk = self._talk or self._started()
+            try:
+                talk.send(question)
+                return talk.receive(ORACLE_WAIT_MAX_MS)
+            except channel.SilenceTooLong:
+                told = f"the language engine has not answered for {ORACLE_WAIT_MAX_MS // 1000} s"
+                break
+            except (channel.Closed, frames.ProtocolError):
+                # Perhaps it had died before, of something else.
+                told = "the language engine ended while it looked at this model"
+                self.end()
         self.end()
         return messages.Refused(serial=question.serial, fault=FaultKind.ENGINE, message=told)
 
