@@ -96,8 +96,8 @@ def test_refusals_come_as_the_errors_of_that_client(client: openai.OpenAI) -> No
         client.images.edit(image=("a.png", b"no picture", "image/png"), prompt="x")
     assert broken.value.code == "picture_unreadable"
     with pytest.raises(openai.NotFoundError) as chat:
-        client.chat.completions.create(model="tiny", messages=[])
-    assert chat.value.code == "no_such_path"
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}])
+    assert chat.value.code == "model_not_found"
 
 
 def job_of(server: Running, prompt: str) -> str:

@@ -38,6 +38,8 @@ OPERATIONS = [
 def test_every_promised_path_is_there() -> None:
     assert set(DOCUMENT["paths"]) == {
         "/v1/models", "/v1/models/{model}", "/v1/images/generations", "/v1/images/edits",
+        "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize",
+        "/api/models/{model}/level", "/api/intent", "/api/enhance", "/api/tag",
         "/api/jobs", "/api/jobs/{job}", "/api/jobs/{job}/cancel", "/api/jobs/{job}/result",
         "/api/jobs/{job}/story", "/api/jobs/{job}/events", "/api/plan",
         "/api/images", "/api/images/{image}", "/api/images/{image}/metadata",

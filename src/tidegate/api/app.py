@@ -19,8 +19,8 @@ import tidegate
 from tidegate.api import metrics, pages, refusals
 from tidegate.api.door import Door, Rules
 from tidegate.api.lobby import Lobby
-from tidegate.api.native import gallery, guests, house, jobs
-from tidegate.api.openai import forms, images, models
+from tidegate.api.native import enhance, gallery, guests, house, jobs, level, tag
+from tidegate.api.openai import chat, completions, forms, images, models
 from tidegate.runtime.settings import Settings
 
 _ABOUT: Final = (
@@ -54,7 +54,8 @@ def routes() -> FastAPI:
         generate_unique_id_function=_operation,
         redirect_slashes=False,
     )
-    for part in (models, images, jobs, gallery, house, guests, metrics, pages):
+    openai = (models, chat, completions, images)
+    for part in (*openai, jobs, gallery, enhance, tag, house, level, guests, metrics, pages):
         app.include_router(part.router)
     refusals.install(app)
     document = openapi_of(app)

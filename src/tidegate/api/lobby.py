@@ -20,7 +20,7 @@ from tidegate.runtime.views import ReloadView
 P = ParamSpec("P")
 T = TypeVar("T")
 # The tables of the settings that the API itself follows.
-HERE: Final = ("listen", "defaults")
+HERE: Final = ("listen", "defaults", "enhance", "tag")
 # Of these, what the socket was made with.
 BOUND_ONCE: Final = ("host", "port", "connections_max")
 

@@ -21,7 +21,9 @@ T = TypeVar("T")
 MEDIA_TYPE: Final = "text/event-stream"
 # Proxies commonly cut a connection that was silent for 30 or 60 s.
 BEAT_S: Final = 15.0
-_BEAT: Final = b": beat\n\n"
+BEAT: Final = b": beat\n\n"
+# How streams of OpenAI's dialect say that nothing more will come.
+DONE: Final = b"data: [DONE]\n\n"
 
 
 def event(data: Mapping[str, object], *, name: str = "", number: int = -1) -> bytes:
@@ -29,6 +31,11 @@ def event(data: Mapping[str, object], *, name: str = "", number: int = -1) -> by
     head = f"id: {number}\n" if number >= 0 else ""
     head += f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def comment(text: str) -> bytes:
+    """A line that clients leave alone, and people who look at the stream can read."""
+    return f": {' '.join(text.split())}\n\n".encode()
 
 
 class EventStream(StreamingResponse):
@@ -55,8 +62,13 @@ class EventStream(StreamingResponse):
 
 def stream(events: AsyncIterator[bytes]) -> EventStream:
     """A stream of these events, kept open while there are none."""
+    return stream_of(beating(events))
+
+
+def stream_of(chunks: AsyncIterator[bytes]) -> EventStream:
+    """A stream of bytes whose maker keeps it open."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventStream(_closed(beating(events)), headers=headers)
+    return EventStream(_closed(chunks), headers=headers)
 
 
 @contextlib.asynccontextmanager
@@ -85,7 +97,7 @@ async def beating(events: AsyncIterator[bytes], *, every_s: float = BEAT_S) -> A
             following = following or asyncio.ensure_future(anext(events))
             done, _ = await asyncio.wait({following}, timeout=every_s)
             if not done:
-                yield _BEAT
+                yield BEAT
                 continue
             try:
                 said = following.result()

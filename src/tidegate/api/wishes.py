@@ -52,12 +52,21 @@ class Sampling(Body):
     clip_skip: int = Field(default=-1, ge=-1, le=12, description="-1: the model's own.")
     strength: float = Field(default=0.75, ge=0, le=1, description="How much of a given picture is redone.")
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first; waiting counts too.")
+    enhance: bool = Field(
+        default=False, description="Let a language model make a prompt of the idea that `prompt` is."
+    )
 
 
 def request_of(
-    prompt: str, sampling: Sampling, *, negative: str, size: tuple[int, int] | None, defaults: ImageDefaults
+    prompt: str,
+    sampling: Sampling,
+    *,
+    negative: str,
+    size: tuple[int, int] | None,
+    defaults: ImageDefaults,
+    idea: str = "",
 ) -> ImageRequest:
-    """The engine's request, complete."""
+    """The engine's request, complete; `idea` is what the prompt was made of."""
     width, height = size or (defaults.width, defaults.height)
     seed = (
         sampling.seed if sampling.seed is not None and sampling.seed >= 0 else secrets.randbelow(SEED_MAX + 1)
@@ -75,6 +84,7 @@ def request_of(
         scheduler=sampling.scheduler or defaults.scheduler,
         clip_skip=sampling.clip_skip,
         strength=sampling.strength,
+        idea=idea,
     )
 
 

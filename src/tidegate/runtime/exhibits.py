@@ -167,6 +167,7 @@ class Showroom:
             default_sampler=facts.default_sampler,
             loaded=self._loaded(entry.name),
             fingerprints=dict(entry.fingerprints),
+            aliases=entry.aliases,
         )
 
     def _loaded(self, model: str) -> tuple[LoadedView, ...]:

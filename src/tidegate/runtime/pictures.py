@@ -45,13 +45,24 @@ def fitted(
 
     Raises ClientError: `picture_too_large` by the header alone, before anything is decoded.
     """
+    upright = _opened(file, pixels_max=pixels_max, what=what, remedy=remedy)
+    return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS).tobytes()
+
+
+def decoded(file: BinaryIO, *, pixels_max: int, what: str = "picture") -> tuple[int, int, bytes]:
+    """Width, height, and rows of RGB pixels. Raises ClientError as `fitted` does."""
+    upright = _opened(file, pixels_max=pixels_max, what=what, remedy=_REMEDY)
+    return *upright.size, upright.tobytes()
+
+
+def _opened(file: BinaryIO, *, pixels_max: int, what: str, remedy: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # broken Exif is no news to a user
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=READ_FORMATS) as picture:
                 _check_size(picture.size, pixels_max, what)
-                upright = rgb(picture)
+                return rgb(picture)
     except UnidentifiedImageError as error:
         raise unreadable(what, "it is not a picture", remedy=remedy) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -60,7 +71,6 @@ def fitted(
         raise unreadable(what, str(error), remedy=remedy) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # the ways in which Pillow says "damaged"
         raise unreadable(what, "it is damaged", remedy=remedy) from error
-    return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS).tobytes()
 
 
 class TooDeep(ValueError):

@@ -56,6 +56,8 @@ def parameters(request: ImageRequest, *, model: str, is_from_image: bool) -> str
         fields["Denoising strength"] = f"{request.strength:g}"
     if request.clip_skip > 0:
         fields["Clip skip"] = str(request.clip_skip)
+    if request.idea:
+        fields["Idea"] = request.idea
     fields["Version"] = f"tidegate {_version()}"
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in fields.items()))
     return "\n".join(lines)

@@ -30,6 +30,7 @@ from tidegate.core.quantity import GIB, MIB
 from tidegate.runtime.cards.device import parse_device
 from tidegate.runtime.cards.sizes import SIZE_MAX, parse_size
 from tidegate.runtime.settings_llm import LlmDefaults, LlmSettings
+from tidegate.runtime.settings_tasks import EnhanceSettings, TagSettings
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 7860
@@ -258,6 +259,8 @@ class Settings(Table):
     llms: tuple[LlmSettings, ...] = Field(
         default=(), max_length=1_000, description="Language models; none: all that the models folder holds."
     )
+    enhance: EnhanceSettings = EnhanceSettings()
+    tag: TagSettings = TagSettings()
     keep: KeepSettings = KeepSettings()
     policy: PolicySettings = Policy()
 

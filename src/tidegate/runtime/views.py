@@ -253,6 +253,7 @@ class ModelView:
     default_sampler: str = ""
     loaded: tuple[LoadedView, ...] = ()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     language: LanguageView | None = None
     refused: str = ""
 

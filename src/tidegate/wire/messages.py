@@ -76,6 +76,8 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     strength: float = 0.75
     eta: float | None = None
     flow_shift: float | None = None
+    # What a person wrote, where the prompt was made of it; the engine never sees it.
+    idea: str = ""
 
 
 # ---------------------------------------------------------------- from the parent to the worker

@@ -342,7 +342,8 @@ class Engine:
 
 def engine_request(request: messages.ImageRequest) -> sdstage.Request:
     """Say the request in the engine's own type."""
-    return sdstage.Request(**{name: getattr(request, name) for name in request.__struct_fields__})
+    names = (name for name in request.__struct_fields__ if name != "idea")
+    return sdstage.Request(**{name: getattr(request, name) for name in names})
 
 
 def _device_facts(device: sdstage.Device) -> messages.DeviceFacts:

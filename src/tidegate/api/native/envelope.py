@@ -29,15 +29,20 @@ class Envelope(BaseModel):
     error: Problem
 
 
-def response(refusal: Refusal) -> JSONResponse:
-    """Put a refusal into the envelope."""
-    problem = Problem(
+def problem_of(refusal: Refusal) -> Problem:
+    """The refusal as this dialect says it, also within a stream."""
+    return Problem(
         code=refusal.code,
         message=refusal.message,
         remedy=refusal.remedy,
         param=refusal.param,
         retry_after_ms=refusal.retry_after_ms,
     )
+
+
+def response(refusal: Refusal) -> JSONResponse:
+    """Put a refusal into the envelope."""
+    problem = problem_of(refusal)
     headers = {"Retry-After": str(refusal.retry_after_s)} if refusal.retry_after_ms else {}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -14,7 +14,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from tidegate.api import sse
+from tidegate.api import enhancing, sse
+from tidegate.api.enhancing import Enhanced
 from tidegate.api.lobby import GateHere, IdempotencyKey, Lobby, LobbyHere
 from tidegate.api.native.envelope import documented
 from tidegate.api.native.schemas import ImagesOut, JobOut, JobRequest, JobsOut, StoryOut
@@ -39,10 +40,12 @@ async def create_job(
     wish: JobRequest, lobby: LobbyHere, response: Response, idempotency_key: IdempotencyKey = ""
 ) -> JobOut:
     """Accept a job. Once this answers, a crash of the server does not lose it."""
-    handle = await lobby.gate.submit(await _order(lobby, wish, idempotency_key))
+    made = await enhancing.for_image(lobby, wish.prompt, model=wish.model, is_wanted=wish.enhance)
+    handle = await lobby.gate.submit(await _order(lobby, wish, idempotency_key, made))
     response.status_code = 202 if handle.created else 200
     response.headers["Location"] = f"/api/jobs/{handle.id}"
-    return JobOut.of(lobby.gate.job(handle.id))
+    told = JobOut.of(lobby.gate.job(handle.id))
+    return told.model_copy(update={"notices": [made.notice, *told.notices]}) if made.notice else told
 
 
 @router.get("/api/jobs", responses=documented())
@@ -99,15 +102,15 @@ async def watch_job(job: JobId, lobby: LobbyHere) -> StreamingResponse:
 @router.post("/api/plan", responses=documented(404, 409, 503))
 async def plan(wish: JobRequest, lobby: LobbyHere) -> PlanView:
     """What would be done with a job now, who would make room, and what a smaller model would change."""
-    return await lobby.gate.plan(await _order(lobby, wish, ""))
+    return await lobby.gate.plan(await _order(lobby, wish, "", Enhanced(prompt=wish.prompt)))
 
 
-async def _order(lobby: Lobby, wish: JobRequest, idempotency_key: str) -> JobOrder:
+async def _order(lobby: Lobby, wish: JobRequest, idempotency_key: str, made: Enhanced) -> JobOrder:
     defaults = lobby.settings.defaults
     size = (wish.width or defaults.width, wish.height or defaults.height)
     return await order_of(
         lobby,
-        request_of(wish.prompt, wish, negative=wish.negative, size=size, defaults=defaults),
+        request_of(made.prompt, wish, negative=wish.negative, size=size, defaults=defaults, idea=made.idea),
         model=wish.model,
         count=wish.count,
         priority=wish.priority,

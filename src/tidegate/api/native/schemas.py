@@ -56,6 +56,7 @@ class RequestOut(BaseModel):
     scheduler: str = ""
     clip_skip: int = -1
     strength: float = 0.75
+    idea: str = Field(default="", description="What was asked for, where the prompt was made of it.")
 
 
 class ImageOut(BaseModel):

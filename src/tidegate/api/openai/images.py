@@ -7,6 +7,7 @@ gave the job a key and may come back for it. What is streamed is the neighbour `
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Final  # Any: FastAPI's own type for documented responses
 
 from fastapi import APIRouter, Request, Response
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 
-from tidegate.api import sse
+from tidegate.api import enhancing, sse
 from tidegate.api.lobby import IdempotencyKey, Lobby, LobbyHere
 from tidegate.api.openai import streams
 from tidegate.api.openai.envelope import documented
@@ -74,9 +75,18 @@ async def _made(
     wish: ImagesRequest, request: Request, lobby: Lobby, *, key: str, kind: str, picture: bytes | None = None
 ) -> ImagesAnswer | Response:
     defaults = lobby.settings.defaults
+    made = await enhancing.for_image(lobby, wish.prompt, model=wish.model, is_wanted=wish.enhance)
+    told = [*wish.unknown, made.notice] if made.notice else list(wish.unknown)
     order = await order_of(
         lobby,
-        request_of(wish.prompt, wish, negative=wish.negative_prompt, size=wish.pixels, defaults=defaults),
+        request_of(
+            made.prompt,
+            wish,
+            negative=wish.negative_prompt,
+            size=wish.pixels,
+            defaults=defaults,
+            idea=made.idea,
+        ),
         model=wish.model,
         count=wish.n or 1,
         priority=wish.priority,
@@ -85,7 +95,9 @@ async def _made(
     )
     handle = await lobby.gate.submit(order)
     if wish.stream:
-        events = streams.events(lobby, handle.id, wish=wish, kind=kind, keeps=bool(key))
+        events = streams.events(
+            lobby, handle.id, streams.Manner(wish=wish, kind=kind, told=tuple(told)), keeps=bool(key)
+        )
         return sse.stream(events)
     try:
         view = await unless_gone(request, lobby.gate.ended(handle.id))
@@ -94,10 +106,13 @@ async def _made(
             await lobby.gate.cancel(handle.id)
         return Response(status_code=CLIENT_CLOSED)
     streams.check_done(view)
-    return await _answer(lobby, view, wish, base=str(request.base_url))
+    return await _answer(lobby, view, wish, base=str(request.base_url), told=told)
 
 
-async def _answer(lobby: Lobby, view: JobView, wish: ImagesRequest, *, base: str) -> ImagesAnswer:
+async def _answer(
+    lobby: Lobby, view: JobView, wish: ImagesRequest, *, base: str, told: Sequence[str]
+) -> ImagesAnswer:
+    revised = view.request.prompt if view.request.idea else None
     data = []
     for state in view.images:
         url = b64 = None
@@ -107,14 +122,16 @@ async def _answer(lobby: Lobby, view: JobView, wish: ImagesRequest, *, base: str
             png = await lobby.gate.image_png(state.image)
             file = await lobby.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
             b64 = base64.b64encode(file).decode()
-        data.append(ImageData(b64_json=b64, url=url, seed=state.seed, image=state.image))
+        data.append(
+            ImageData(b64_json=b64, url=url, revised_prompt=revised, seed=state.seed, image=state.image)
+        )
     return ImagesAnswer(
         created=view.ended_at_ms // 1_000,
         data=data,
         output_format=wish.output_format or "png",
         size=f"{view.request.width}x{view.request.height}",
         job=view.id,
-        notices=[*wish.unknown, *view.notices],
+        notices=[*told, *view.notices],
     )
 
 

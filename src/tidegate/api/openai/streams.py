@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from tidegate.api import sse
 from tidegate.api.lobby import Lobby
@@ -33,13 +34,20 @@ def check_done(view: JobView) -> None:
             assert view.is_ended, f"{view.id} was waited for and stands in {view.phase}"
 
 
-async def events(
-    lobby: Lobby, job: str, *, wish: ImagesRequest, kind: str, keeps: bool
-) -> AsyncIterator[bytes]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a job's images are streamed: as was wished, in events of this kind, with what is to be told."""
+
+    wish: ImagesRequest
+    kind: str
+    told: tuple[str, ...] = ()
+
+
+async def events(lobby: Lobby, job: str, manner: Manner, *, keeps: bool) -> AsyncIterator[bytes]:
     """The events of one job; when the client goes away first, the job goes too unless `keeps`."""
     finished: set[int] = set()
     try:
-        async with sse.heard(_while_made(lobby, job, wish=wish, kind=kind, finished=finished)) as made:
+        async with sse.heard(_while_made(lobby, job, manner, finished=finished)) as made:
             async for said in made:
                 yield said
         view = lobby.gate.job(job)
@@ -47,7 +55,7 @@ async def events(
         # Those that were done before anybody listened.
         for state in view.images:
             if state.index not in finished:
-                yield await _completed(lobby, job, state.index, wish=wish, kind=kind)
+                yield await _completed(lobby, job, state.index, manner)
     except Fault as fault:
         yield sse.event({"type": "error", "error": problem(refusal_of(fault))}, name="error")
     finally:
@@ -55,9 +63,7 @@ async def events(
             await lobby.gate.cancel(job)
 
 
-async def _while_made(
-    lobby: Lobby, job: str, *, wish: ImagesRequest, kind: str, finished: set[int]
-) -> AsyncIterator[bytes]:
+async def _while_made(lobby: Lobby, job: str, manner: Manner, *, finished: set[int]) -> AsyncIterator[bytes]:
     sent: dict[int, int] = {}
     if lobby.gate.job(job).is_ended:
         return
@@ -65,11 +71,11 @@ async def _while_made(
         async for item in feed:
             if item.kind == "image":
                 finished.add(item.index)
-                yield await _completed(lobby, job, item.index, wish=wish, kind=kind)
-            elif _is_wanted(item, wish, sent.get(item.index, 0)):
+                yield await _completed(lobby, job, item.index, manner)
+            elif _is_wanted(item, manner.wish, sent.get(item.index, 0)):
                 number = sent.get(item.index, 0)
                 sent[item.index] = number + 1
-                yield await _partial(lobby, job, item, wish=wish, kind=kind, number=number)
+                yield await _partial(lobby, job, item, manner, number=number)
             elif item.kind == "end":
                 return
 
@@ -82,28 +88,26 @@ def _is_wanted(item: FeedItem, wish: ImagesRequest, sent_count: int) -> bool:
     return item.step * (wanted + 1) >= item.steps_count * (sent_count + 1)
 
 
-async def _partial(
-    lobby: Lobby, job: str, item: FeedItem, *, wish: ImagesRequest, kind: str, number: int
-) -> bytes:
-    view = lobby.gate.job(job)
+async def _partial(lobby: Lobby, job: str, item: FeedItem, manner: Manner, *, number: int) -> bytes:
+    wish, view = manner.wish, lobby.gate.job(job)
     size = (view.request.width, view.request.height)
     shape = (item.preview_width, item.preview_height)
     file = await lobby.off_loop(pictures.enlarged, item.preview, shape, size, to=wish.format)
-    name = f"{kind}.partial_image"
+    name = f"{manner.kind}.partial_image"
     said = _image(view, file, wish=wish, name=name)
     return sse.event(said.event(partial_image_index=number, image_index=item.index), name=name)
 
 
-async def _completed(lobby: Lobby, job: str, index: int, *, wish: ImagesRequest, kind: str) -> bytes:
-    view = lobby.gate.job(job)
+async def _completed(lobby: Lobby, job: str, index: int, manner: Manner) -> bytes:
+    wish, view = manner.wish, lobby.gate.job(job)
     state = view.images[index]
     png = await lobby.gate.image_png(state.image)
     file = await lobby.off_loop(pictures.converted, png, to=wish.format, quality=wish.compression)
-    name = f"{kind}.completed"
+    name = f"{manner.kind}.completed"
     said = _image(view, file, wish=wish, name=name)
     further: dict[str, object] = {
         "usage": Usage().model_dump(),
-        "notices": [*wish.unknown, *view.notices],
+        "notices": [*manner.told, *view.notices],
         "job": job,
     }
     return sse.event(said.event(seed=state.seed, image=state.image, **further), name=name)
