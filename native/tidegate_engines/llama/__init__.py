@@ -27,12 +27,13 @@ from tidegate_engines.llama.messages import Log, log
 from tidegate_engines.llama.prediction import (
     KV_TYPES,
     Allocation,
+    Header,
     Holding,
     Shape,
     UnusableModel,
     allocations,
+    header,
     holdings,
-    layers_count,
     predict,
 )
 from tidegate_engines.llama.projection import Projection, predict_projector, projector_parameters
@@ -42,6 +43,7 @@ __all__ = [
     "KV_TYPES",
     "Allocation",
     "Device",
+    "Header",
     "Holding",
     "Log",
     "Projection",
@@ -57,9 +59,9 @@ __all__ = [
     "card_plugin",
     "device_list",
     "devices",
+    "header",
     "holdings",
     "json_schema_to_gbnf",
-    "layers_count",
     "library_folder",
     "log",
     "predict",

@@ -1,12 +1,11 @@
 """What the engine says while it works: its log, as lines, instead of on standard error.
 
 Owns one callback for the process, because the engine keeps a pointer to it for good. A failed call of the
-engine answers with a null pointer only; the reason is in the last lines of its log.
+engine answers with a null pointer only; the reason is in its log.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import cache
 
@@ -14,18 +13,20 @@ from tidegate_engines.llama.libraries import bindings, hear
 
 LEVELS = {1: "debug", 2: "info", 3: "warning", 4: "error"}
 CONTINUED = 5
-KEPT_MAX = 40
 
 Sink = Callable[[str, str], None]
 """Called with a level (debug, info, warning, error) and one line without its line break."""
 
 
 class Log:
-    """The process's log: the last lines that warn, and a sink for everything if there is one."""
+    """The process's log: what went wrong since it was last forgotten, and a sink for everything if there is
+    one.
+    """
 
     def __init__(self) -> None:
         self.sink: Sink | None = None
-        self._troubles: deque[str] = deque(maxlen=KEPT_MAX)
+        self._error = ""
+        self._warning = ""
         self._level = "info"
         self._begun = ""
 
@@ -36,18 +37,20 @@ class Log:
         self._begun += text
         *lines, self._begun = self._begun.split("\n")
         for line in filter(None, map(str.strip, lines)):
-            if self._level in ("warning", "error"):
-                self._troubles.append(line)
+            if self._level == "error":
+                self._error = self._error or line
+            elif self._level == "warning":
+                self._warning = line
             if self.sink is not None:
                 self.sink(self._level, line)
 
     def forget(self) -> None:
         """What is said from now on belongs to the next call."""
-        self._troubles.clear()
+        self._error = self._warning = ""
 
     def reason(self) -> str:
-        """The last thing the engine complained of, or nothing."""
-        return self._troubles[-1] if self._troubles else ""
+        """The engine's first error, of which the others are consequences; else its last warning."""
+        return self._error or self._warning
 
 
 @cache

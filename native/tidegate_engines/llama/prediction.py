@@ -127,17 +127,47 @@ class _Row(ctypes.Structure):
     ]
 
 
-def predict(model: str | Path, shape: Shape) -> list[Allocation]:
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a model's header says. `layers_count` can be on a card: its blocks, and one for the output."""
+
+    architecture: str
+    layers_count: int
+    tokens_count: int
+
+
+def header(model: str | Path) -> Header:
+    """Reads the header with the engine, its whole vocabulary included."""
+    engine = bindings()
+    with vocabulary(model) as opened:
+        architecture = _told(opened, "general.architecture")
+        blocks = _told(opened, f"{architecture}.block_count")
+        tokens_count = engine.llama_vocab_n_tokens(engine.llama_model_get_vocab(opened))
+    if not blocks.isdecimal():
+        raise UnusableModel(f"{model} does not say how many layers it has")
+    return Header(architecture, int(blocks) + 1, tokens_count)
+
+
+def _told(opened: Any, key: str) -> str:
+    text = ctypes.create_string_buffer(256)
+    bindings().llama_model_meta_val_str(opened, key.encode(), text, len(text))
+    return text.value.decode("utf-8", "replace")
+
+
+def predict(model: str | Path, shape: Shape, known: Header | None = None) -> list[Allocation]:
     """Every allocation the model and its context would make; nothing is allocated on a card.
 
+    Who asks several times hands over the header: reading a large vocabulary takes longer than all the rest.
     A device that opens a context of its own for any use (CUDA) opens it here as well.
     """
     engine = bindings()
     said = log()
+    known = known or header(model)
     said.forget()
     parameters = shape.model_parameters()
     parameters.no_alloc = True
     parameters.load_mode = LOAD_MODE_NONE
+    parameters.kv_overrides = _without_words(known)
     opened = engine.llama_model_load_from_file(os.fsencode(model), parameters)
     if not opened:
         raise UnusableModel(said.reason() or f"the engine does not take {model}")
@@ -153,15 +183,17 @@ def predict(model: str | Path, shape: Shape) -> list[Allocation]:
         engine.llama_model_free(opened)
 
 
-def layers_count(model: str | Path) -> int:
-    """How many layers of a model can be on a card: its blocks, and one for the output."""
+def _without_words(known: Header) -> Any:
+    """Overrides that give the engine as many tokens without any text: only their count decides bytes."""
     engine = bindings()
-    with vocabulary(model) as opened:
-        text = ctypes.create_string_buffer(256)
-        engine.llama_model_meta_val_str(opened, b"general.architecture", text, len(text))
-        if engine.llama_model_meta_val_str(opened, text.value + b".block_count", text, len(text)) < 0:
-            raise UnusableModel(f"{model} does not say how many layers it has")
-        return int(text.value) + 1
+    overrides = (engine.llama_model_kv_override * 3)()
+    overrides[0].tag = engine.LLAMA_KV_OVERRIDE_TYPE_STR
+    overrides[0].key = b"tokenizer.ggml.model"
+    overrides[0].value.val_str = b"none"
+    overrides[1].tag = engine.LLAMA_KV_OVERRIDE_TYPE_INT
+    overrides[1].key = f"{known.architecture}.vocab_size".encode()
+    overrides[1].value.val_i64 = known.tokens_count
+    return overrides
 
 
 @contextlib.contextmanager
