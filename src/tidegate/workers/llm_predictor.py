@@ -65,14 +65,13 @@ class Oracle:
     def _foretold(self, asked: messages.PredictLlm) -> messages.LlmForetold:
         card = self._card(asked)
         shape = _shape(asked, card)
-        total = llama.layers_count(asked.path) if card else 0
+        known = llama.header(asked.path)
+        total = min(known.layers_count, LAYERS_MAX) if card else 0
         layers_count = min(total, asked.layers_max) if asked.layers_max >= 0 else total
         # A card without a layer would still be used for computing: a model with none there is given no card.
         shapes = [replace(shape, devices=())]
-        shapes += [
-            replace(shape, n_gpu_layers=layers) for layers in range(1, min(layers_count, LAYERS_MAX) + 1)
-        ]
-        splits = [_split(llama.predict(asked.path, known)) for known in shapes]
+        shapes += [replace(shape, n_gpu_layers=layers) for layers in range(1, layers_count + 1)]
+        splits = [_split(llama.predict(asked.path, wanted, known)) for wanted in shapes]
         projection = llama.Projection(0, 0, 0)
         if asked.projector_path and card:
             projection = llama.predict_projector(
