@@ -34,6 +34,18 @@ KILL_GRACE_MS: Final = 10_000
 
 
 Incoming = TypeVar("Incoming")
+# How often a thread of the engine looks again before it sleeps until the others are done. The library's own
+# 300,000 suit a machine that does nothing else; with two busy neighbours on two cores an image took eight
+# times as long as with this (41 s against 5.7 s of sampling). The user's own setting wins.
+SPIN_VARIABLE: Final = "GOMP_SPINCOUNT"
+SPIN_COUNT: Final = 10_000
+
+
+def engine_environment() -> dict[str, str]:
+    """What a child that computes is told about this machine."""
+    return {SPIN_VARIABLE: str(SPIN_COUNT), **os.environ}
+
+
 # Hears each line that a child says, on a thread of its own.
 OnLine = Callable[[str], None]
 

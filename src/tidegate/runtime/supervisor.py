@@ -241,11 +241,13 @@ class Supervisor:
 def _spawned(kind: WorkerKind) -> AnyChild:
     match kind:
         case WorkerKind.IMAGE:
-            return children.Child.spawn("tidegate.workers.image")
+            environment = children.engine_environment()
+            return children.Child.spawn("tidegate.workers.image", environment=environment)
         case WorkerKind.PREDICTOR:
             return children.Child.spawn("tidegate.workers.predictor")
         case WorkerKind.LLM:
-            return children.spawned("tidegate.workers.llm", channel.child_parent_end)
+            environment = children.engine_environment()
+            return children.spawned("tidegate.workers.llm", channel.child_parent_end, environment=environment)
         case WorkerKind.FRONT:
             environment = {**os.environ, **_NO_CARDS}
             return children.spawned(

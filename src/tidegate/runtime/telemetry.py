@@ -7,7 +7,7 @@ sample means is decided in the core's ledger. A sample that shows nothing new is
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +54,7 @@ class Telemetry:
         self._hurried_count = 0
         self._is_closed = False
         self._last: dict[str, PoolObserved] = {}
+        self._looked_ms: dict[str, int] = {}
         self._thread = threading.Thread(target=self._look, name="tidegate-telemetry")
 
     def begin(self) -> None:
@@ -77,7 +78,7 @@ class Telemetry:
 
     def _look(self) -> None:
         while (wanted := self._next_look()) is not None:
-            for pool in self._pools():
+            for pool in self._due(wanted):
                 asked_ms = wanted.get(pool, -1)
                 taken_ms = self._clock.now_ms()
                 if asked_ms >= taken_ms:
@@ -85,6 +86,7 @@ class Telemetry:
                     # milliseconds, so this waits for the next tick.
                     threading.Event().wait(0.001)
                     taken_ms = self._clock.now_ms()
+                self._looked_ms[pool] = taken_ms
                 sample = self._ram(taken_ms) if pool == RAM else self._card(pool, taken_ms)
                 if asked_ms >= 0 or self._is_news(sample):
                     self._last[pool] = sample
@@ -99,6 +101,13 @@ class Telemetry:
             self._hurried_count = max(0, self._hurried_count - 1)
             wanted, self._wanted = self._wanted, {}
             return wanted
+
+    def _due(self, wanted: Mapping[str, int]) -> list[str]:
+        """The pools to look at now: whoever asks about the card is not made to wait for a look at RAM."""
+        if not wanted:
+            return self._pools()
+        late_ms = self._clock.now_ms() - round(INTERVAL_S * 1_000)
+        return [name for name in self._pools() if name in wanted or self._looked_ms.get(name, 0) <= late_ms]
 
     def _pools(self) -> list[str]:
         return [self._premises.card.name, RAM] if self._premises.card else [RAM]

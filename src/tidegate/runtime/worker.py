@@ -8,7 +8,6 @@ decision about what to do then: that is `tidegate.core.image.ladder`. Neighbours
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +23,6 @@ from tidegate.runtime import children
 from tidegate.wire import channel, frames, messages
 
 MODULE: Final = "tidegate.workers.image"
-# How often a thread of the engine looks again before it sleeps until the others are done. The library's own
-# 300,000 suit a machine that does nothing else; with two busy neighbours on two cores an image took eight
-# times as long as with this (41 s against 5.7 s of sampling). The user's own setting wins.
-SPIN_VARIABLE: Final = "GOMP_SPINCOUNT"
-SPIN_COUNT: Final = 10_000
 
 Answer = TypeVar("Answer", bound=messages.Message)
 OnProgress = Callable[[messages.Progress], None]
@@ -86,9 +80,7 @@ class ImageWorker:
     ) -> ImageWorker:
         """Spawn a worker and greet it. Raises `WorkerLost`."""
         worker = cls(
-            children.Child.spawn(
-                MODULE, environment={SPIN_VARIABLE: str(SPIN_COUNT), **os.environ}, on_line=on_line
-            ),
+            children.Child.spawn(MODULE, environment=children.engine_environment(), on_line=on_line),
             patience=patience or Patience(),
         )
         try:
