@@ -228,14 +228,16 @@ def _lead_ms(state: State, model: Model) -> int:
 
 
 def _refloat(state: State, model: Model) -> None:
-    """Take a partly loaded idle model down, when it would come back wholly."""
+    """Take a partly loaded model down, when it would come back wholly; whoever it serves waits a moment and
+    is served faster then.
+    """
     footprint = state.catalog.llms[model.name]
     pool = state.ledger.pools[model.card]
     own_bytes = sum(lease.card_bytes for lease in state.ledger.of(worker_of(state, model).name))
     needed_bytes = sum(footprint.on_card(footprint.layers_count)) + pool.descriptor.context_bytes
-    quiet_ms = state.now_ms - max(model.used_ms, model.serving_since_ms)
+    rested = state.now_ms - model.serving_since_ms >= state.policy.quantum_ms
     fits = pool.free_bytes + own_bytes - pool.headroom_bytes >= needed_bytes
-    if fits and not model.requests and quiet_ms >= state.policy.quantum_ms:
+    if fits and (rested or model.wish is Level.HOT):
         sink(state, model, Level.COLD)
 
 
@@ -287,8 +289,8 @@ def _set_next_look(state: State, *, is_calm: bool) -> None:
     for model in state.models.values():
         if model.tide in (*SERVING, Tide.WARM) and not model.requests:
             times.append(max(model.used_ms, model.serving_since_ms) + _keep_ms(state, model))
-            if model.tide is Tide.PARTIAL and model.was_pushed:
-                times.append(max(model.used_ms, model.serving_since_ms) + state.policy.quantum_ms)
+        if model.tide is Tide.PARTIAL and model.was_pushed:
+            times.append(model.serving_since_ms + state.policy.quantum_ms)
         expected_ms = model.rhythm.next_ms
         if model.tide in (Tide.COLD, Tide.WARM) and expected_ms not in (None, model.prewarmed_ms):
             assert expected_ms is not None, "checked in the line above"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tidegate.core.image.failure import Attempt
 from tidegate.core.planner.plan import Plan
 from tidegate.core.quantity import size_text, time_text
-from tidegate.core.stage import DecodeMode, Execution, Placement, Stage
+from tidegate.core.stage import DecodeMode, Errand, Execution, Placement, Stage
 
 
 class NoticeKind(enum.StrEnum):
@@ -49,7 +49,9 @@ class Notice:
 
 def notices_of(plan: Plan) -> tuple[Notice, ...]:
     """Word what a plan does to anybody; a plan that bothers nobody gives none."""
-    reason = f"{plan.stage} needs {_need_text(plan)}"
+    # A model and a guest are known by their names, a stage by what it does.
+    who = plan.subject if isinstance(plan.stage, Errand) else plan.stage
+    reason = f"{who} needs {_need_text(plan)}"
     told = [
         Notice(
             kind=NoticeKind.OFFLOADED,

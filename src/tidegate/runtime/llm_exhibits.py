@@ -99,9 +99,11 @@ class LlmExhibits:
         if keeper is None or part not in (WEIGHTS, KV):
             return -1
         here = [holding for holding in keeper.holdings if bool(holding.device) is is_card]
-        if part == WEIGHTS:
-            return sum(holding.weights_bytes for holding in here)
-        return sum(holding.kv_bytes + holding.compute_bytes for holding in here)
+        context_bytes = sum(holding.kv_bytes + holding.compute_bytes for holding in here)
+        if part == KV:
+            return context_bytes
+        # What lies in RAM is one lease, whatever it is for.
+        return sum(holding.weights_bytes for holding in here) + (0 if is_card else context_bytes)
 
     def metrics(self) -> Iterator[Sample]:
         """Counters and gauges, named as Prometheus has it."""

@@ -192,8 +192,10 @@ def level_reached(state: State, event: LevelReached) -> None:
     if model.card and state.ledger.pools[model.card].sight is Sight.PER_CARD:
         state.observe(model.card)  # What was loaded looked foreign until now.
     drop_state(state, model)
-    if model.was_pushed:
-        model.was_pushed = model.aim is Level.PARTIAL
+    was_pushed = model.was_pushed
+    # Whoever came up partly because there was no more room goes on as soon as there is.
+    model.was_pushed = model.aim is Level.PARTIAL and model.wish is not Level.PARTIAL
+    if was_pushed:
         text = returned(
             model.name, level=str(model.aim), layers_count=model.layers_count, took_ms=event.took_ms
         )

@@ -28,7 +28,7 @@ def wished(state: State, event: LevelWished) -> None:
     model.attempts_count = 0
     if event.level is None:
         # What it was before the wish nobody knows; it comes back when there is room, as after yielding.
-        model.was_pushed = model.tide in (Tide.COLD, Tide.WARM)
+        model.was_pushed = model.tide in (Tide.COLD, Tide.WARM, Tide.PARTIAL)
         model.used_ms = state.now_ms
     state.notify(held(model.name, level="" if event.level is None else str(event.level)))
 
