@@ -78,3 +78,29 @@ def test_an_execution_that_breaks_its_own_rules_is_a_protocol_error() -> None:
     told["execution"]["tile"] = 0
     with pytest.raises(frames.ProtocolError):
         messages.decode_to_worker(msgspec.msgpack.encode(told))
+
+
+@pytest.mark.parametrize(
+    ("sample", "changed"),
+    [
+        ("StageFinished", {"sha256": "../../../somewhere"}),
+        ("StageFinished", {"sha256": "ab" * 32 + "\n"}),
+        ("StageFinished", {"card_peak_bytes": -1}),
+        ("Loaded", {"ms": 1 << 60}),
+        ("Progress", {"preview_width": 1_000_000}),
+        ("StageFailed", {"message": "x" * 5_000}),
+    ],
+    ids=[
+        "a path for a hash",
+        "a hash and more",
+        "less than nothing",
+        "for ever",
+        "no such picture",
+        "a novel",
+    ],
+)
+def test_an_answer_that_cannot_be_true_is_a_protocol_error(sample: str, changed: dict[str, object]) -> None:
+    (honest,) = (message for message in FROM_WORKER if name_of(message) == sample)
+    told = {**msgspec.msgpack.decode(messages.encode(honest)), **changed}
+    with pytest.raises(frames.ProtocolError):
+        messages.decode_from_worker(msgspec.msgpack.encode(told))

@@ -33,7 +33,7 @@ from tidegate.runtime.report import execution_data
 from tidegate.runtime.store import Store
 from tidegate.runtime.threads import Threads, on
 from tidegate.runtime.views import ImageView
-from tidegate.wire import messages
+from tidegate.wire import artifacts, messages
 
 _ROLES: Final = {Stage.ENCODE: "embeddings", Stage.ENCODE_IMAGE: "init_latent", Stage.DENOISE: "latent"}
 _NEEDS: Final = {
@@ -182,8 +182,12 @@ class Darkroom:
         if task.stage is Stage.DECODE:
             return await self._develop(assignment, done, exchange)
         if not done.storage_error:
+            # Only what we asked for, where we asked for it, is taken in; its name shall tell the truth.
+            output = Path(assignment.command.output)
+            if not await on(self._threads.files, _holds, output, done.sha256):
+                raise Spoilt(Failure.ENGINE, "the file that was announced is not there, or is another one")
             try:
-                await on(self._threads.files, self._store.adopt, Path(done.artifact), done.sha256)
+                await on(self._threads.files, self._store.adopt, output, done.sha256)
             except OSError as error:
                 # What the worker wrote is there all the same, under the name that it was written to.
                 return self._left_unsaved(assignment, error.strerror or str(error))
@@ -324,6 +328,13 @@ class Darkroom:
             "request": msgspec.to_builtins(assignment.frame.request),
             "stages": stages,
         }
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    try:
+        return artifacts.sha256_of(path) == sha256
+    except artifacts.UnreadableArtifact:
+        return False
 
 
 def tape_of(image: str) -> str:

@@ -32,14 +32,11 @@ from typing import Final
 import msgspec
 
 from tidegate.core.stage import Component, Execution, Stage
+from tidegate.wire.bounds import Amount, Hash, Preview, Words
 from tidegate.wire.frames import ProtocolError
 
 # Raised whenever an old worker could misunderstand a new parent or the other way round.
 WIRE_VERSION: Final = 1
-# A latent preview is one pixel per latent cell: 192 KiB for an image of 2048 by 2048.
-PREVIEW_BYTES_MAX: Final = 256 * 1024
-# An error text that is longer says nothing more.
-TEXT_CHARACTERS_MAX: Final = 4000
 
 
 class FaultKind(enum.StrEnum):
@@ -234,8 +231,8 @@ class Surveyed(Message, frozen=True, kw_only=True):
 class ComponentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the headers say about one component."""
 
-    tensor_count: int
-    file_bytes: int
+    tensor_count: Amount
+    file_bytes: Amount
     types: dict[str, int] = {}
 
 
@@ -258,21 +255,21 @@ class FootprintPredicted(Message, frozen=True, kw_only=True):
     """The bytes a stage needs, from a dry run of the very code that would run it."""
 
     serial: int
-    weights_bytes: int
-    compute_bytes: int
-    card_peak_bytes: int
-    ram_peak_bytes: int
+    weights_bytes: Amount
+    compute_bytes: Amount
+    card_peak_bytes: Amount
+    ram_peak_bytes: Amount
 
 
 class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a language model needs with a number of its layers on the card, as it will be charged there."""
 
-    card_weights_bytes: int
-    card_kv_bytes: int
-    card_compute_bytes: int
-    ram_weights_bytes: int
-    ram_kv_bytes: int
-    ram_compute_bytes: int
+    card_weights_bytes: Amount
+    card_kv_bytes: Amount
+    card_compute_bytes: Amount
+    ram_weights_bytes: Amount
+    ram_kv_bytes: Amount
+    ram_compute_bytes: Amount
 
 
 class LlmForetold(Message, frozen=True, kw_only=True):
@@ -284,9 +281,9 @@ class LlmForetold(Message, frozen=True, kw_only=True):
     serial: int
     layers_count: int
     splits: tuple[SplitFacts, ...]
-    state_bytes: int
-    projector_weights_bytes: int = 0
-    projector_compute_bytes: int = 0
+    state_bytes: Amount
+    projector_weights_bytes: Amount = 0
+    projector_compute_bytes: Amount = 0
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -294,7 +291,7 @@ class Refused(Message, frozen=True, kw_only=True):
 
     serial: int
     fault: FaultKind
-    message: str
+    message: Words
 
 
 class Loaded(Message, frozen=True, kw_only=True):
@@ -302,9 +299,9 @@ class Loaded(Message, frozen=True, kw_only=True):
 
     serial: int
     component: Component
-    ms: int
-    card_bytes: int
-    ram_bytes: int
+    ms: Amount
+    card_bytes: Amount
+    ram_bytes: Amount
 
 
 class Released(Message, frozen=True, kw_only=True):
@@ -312,8 +309,8 @@ class Released(Message, frozen=True, kw_only=True):
 
     serial: int
     component: Component
-    card_bytes: int
-    ram_bytes: int
+    card_bytes: Amount
+    ram_bytes: Amount
 
 
 class Measured(Message, frozen=True, kw_only=True):
@@ -322,8 +319,8 @@ class Measured(Message, frozen=True, kw_only=True):
     serial: int
     card_free_bytes: int
     card_total_bytes: int
-    card_bytes: int
-    ram_bytes: int
+    card_bytes: Amount
+    ram_bytes: Amount
 
 
 class Progress(Message, frozen=True, kw_only=True):
@@ -331,12 +328,16 @@ class Progress(Message, frozen=True, kw_only=True):
 
     serial: int
     stage: Stage
-    step: int
-    steps: int
-    card_bytes: int = 0
-    preview_width: int = 0
-    preview_height: int = 0
-    preview: bytes = b""
+    step: Amount
+    steps: Amount
+    card_bytes: Amount = 0
+    preview_width: Amount = 0
+    preview_height: Amount = 0
+    preview: Preview = b""
+
+    def __post_init__(self) -> None:
+        if len(self.preview) != 3 * self.preview_width * self.preview_height:
+            raise ValueError("a preview has three bytes for each of its pixels")
 
 
 class StageFinished(Message, frozen=True, kw_only=True):
@@ -345,11 +346,11 @@ class StageFinished(Message, frozen=True, kw_only=True):
     serial: int
     stage: Stage
     artifact: str
-    sha256: str
-    ms: int
-    card_peak_bytes: int
-    ram_peak_bytes: int
-    storage_error: str = ""
+    sha256: Hash
+    ms: Amount
+    card_peak_bytes: Amount
+    ram_peak_bytes: Amount
+    storage_error: Words = ""
 
 
 class StageFailed(Message, frozen=True, kw_only=True):
@@ -357,9 +358,9 @@ class StageFailed(Message, frozen=True, kw_only=True):
 
     serial: int
     fault: FaultKind
-    message: str
-    card_peak_bytes: int = 0
-    ram_peak_bytes: int = 0
+    message: Words
+    card_peak_bytes: Amount = 0
+    ram_peak_bytes: Amount = 0
 
 
 class Pong(Message, frozen=True, kw_only=True):

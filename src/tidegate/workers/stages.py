@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tidegate_engines import sdstage
 
 from tidegate.core.stage import Component, Stage
-from tidegate.wire import artifacts, messages
+from tidegate.wire import artifacts, bounds, messages
 from tidegate.wire.messages import FaultKind
 from tidegate.workers import arrays
 
@@ -106,7 +106,7 @@ class Engine:
 
     def _failure(self, command: messages.ToWorker, error: Exception) -> messages.FromWorker:
         fault = fault_of(error)
-        text = str(error)[: messages.TEXT_CHARACTERS_MAX]
+        text = str(error)[: bounds.TEXT_CHARACTERS_MAX]
         match command:
             case messages.Survey() | messages.Open() | messages.Predict():
                 return messages.Refused(serial=command.serial, fault=fault, message=text)
@@ -294,7 +294,7 @@ class Engine:
     def _progress_of(self, command: messages.RunStage) -> sdstage.Progress:
         def progress(step: int, steps: int, preview: arrays.Pixels | None) -> bool:
             shown = preview if command.previews and preview is not None else None
-            if shown is not None and shown.nbytes > messages.PREVIEW_BYTES_MAX:
+            if shown is not None and shown.nbytes > bounds.PREVIEW_BYTES_MAX:
                 shown = None  # a picture too large for a frame is worth less than the progress it comes with
             self._outside.send(
                 messages.Progress(
