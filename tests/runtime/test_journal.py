@@ -170,6 +170,27 @@ def test_a_damaged_journal_is_put_aside_and_told(tmp_path: Path, damage: str) ->
     assert list(tmp_path.glob(f"{FILE}.damaged-*"))
 
 
+def test_a_damaged_row_costs_itself_and_no_other(tmp_path: Path) -> None:
+    kept = Checkpoint(stage=Stage.ENCODE, sha256="ab", engine_build="b", execution=Execution(Placement.CARD))
+    with writing(tmp_path, []) as journal:
+        for job in ("good", "bad"):
+            journal.append(None, rec.job_accepted(job, TICKET, key="", at_ms=5, images=(f"{job}-0",)))
+        journal.append(None, [rec.stage_kept("good-0", kept)])
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.execute("UPDATE jobs SET ticket = x'0102' WHERE id = 'bad'")
+    connection.execute("UPDATE snapshots SET data = substr(data, 1, 20) || x'00' || substr(data, 22)")
+    connection.commit()
+    connection.close()
+    journal = Journal(tmp_path, on_problem=print)
+    found = journal.open()
+    journal.close()
+    assert set(found.jobs) == {"good"}
+    assert found.jobs["good"].images[0].checkpoints == {Stage.ENCODE: kept}
+    assert "1 rows of the journal are damaged" in found.problems[0]
+    with pytest.raises(codec.Misread, match="checksum"):
+        codec.arbiter_of(found.snapshot)
+
+
 def test_a_full_disk_is_told_and_healed(tmp_path: Path) -> None:
     """The limit on a file's size is a disk that is full; SQLite sees the same error."""
     problems: list[str] = []

@@ -6,16 +6,22 @@ decided by `tidegate.runtime.restart`.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
 from tidegate.core import events as ev
+from tidegate.core.image.job import JobPhase
 from tidegate.core.planner.option import Footprint
 from tidegate.core.stage import Execution, Stage
 from tidegate.runtime.journal import codec
 from tidegate.runtime.journal.records import Checkpoint, Embedding, Ticket
+
+Row = TypeVar("Row")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,46 +63,97 @@ class Recovered:
 
 
 def recovered(connection: sqlite3.Connection) -> Recovered:
-    """Read the whole journal. Raises sqlite3.Error."""
+    """Read the whole journal; a row that cannot be read is left out and told. Raises sqlite3.Error."""
     found = Recovered()
-    _read_jobs(connection, found)
-    for key, sha256, size_bytes, used_at_ms, execution in connection.execute(
-        "SELECT key, sha256, size_bytes, used_at_ms, execution FROM embeddings ORDER BY used_at_ms"
+    connection.text_factory = _text_or_bytes
+    rows = _Rows(connection)
+    _read_jobs(rows, found)
+    for key, sha256, size_bytes, used_at_ms, execution in rows.read(
+        "SELECT key, sha256, size_bytes, used_at_ms, execution FROM embeddings ORDER BY used_at_ms",
+        tuple[str, str, int, int, bytes],
     ):
-        found.embeddings[key] = Embedding(
-            sha256=sha256,
-            size_bytes=size_bytes,
-            used_at_ms=used_at_ms,
-            execution=msgspec.msgpack.decode(execution, type=Execution),
+        with rows.judged():
+            found.embeddings[key] = Embedding(
+                sha256=sha256,
+                size_bytes=size_bytes,
+                used_at_ms=used_at_ms,
+                execution=msgspec.msgpack.decode(execution, type=Execution),
+            )
+    for key, data in rows.read("SELECT key, data FROM footprints", tuple[str, bytes]):
+        with rows.judged():
+            found.footprints[key] = msgspec.msgpack.decode(data, type=Footprint | None)
+    if rows.damaged_count:
+        found.problems.append(
+            f"{rows.damaged_count} rows of the journal are damaged and were left out. What they said about "
+            "finished stages is made again; a job among them must be sent again."
         )
-    for key, data in connection.execute("SELECT key, data FROM footprints"):
-        found.footprints[key] = msgspec.msgpack.decode(data, type=Footprint | None)
     _read_core(connection, found)
     return found
 
 
-def _read_jobs(connection: sqlite3.Connection, found: Recovered) -> None:
-    for name, key, submitted_at_ms, ended_at_ms, ticket in connection.execute(
-        "SELECT id, idempotency_key, submitted_at_ms, ended_at_ms, ticket FROM jobs ORDER BY submitted_at_ms"
+def _text_or_bytes(data: bytes) -> str | bytes:
+    """A text; damaged beyond that it is no text, and its row is judged as what it is."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+class _Rows:
+    """Rows of the tables, each checked for its shape; those that are not as they were written are counted."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.damaged_count = 0
+
+    def read(self, query: str, shape: type[Row]) -> Iterator[Row]:
+        """The rows that have this shape."""
+        for row in self._connection.execute(query):
+            whole: Row | None = None
+            with self.judged():
+                # SQLite keeps whatever type a damaged record claims.
+                whole = msgspec.convert(row, type=shape)
+            if whole is not None:
+                yield whole
+
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[None]:
+        """Leave out what cannot be read inside this block."""
+        try:
+            yield
+        except (msgspec.MsgspecError, ValueError, AssertionError):
+            # AssertionError: executions and footprints check their own rules when they are built.
+            self.damaged_count += 1
+
+
+def _read_jobs(rows: _Rows, found: Recovered) -> None:
+    for name, key, submitted_at_ms, ended_at_ms, ticket in rows.read(
+        "SELECT id, idempotency_key, submitted_at_ms, ended_at_ms, ticket FROM jobs ORDER BY submitted_at_ms",
+        tuple[str, str, int, int, bytes],
     ):
-        found.jobs[name] = SavedJob(
-            id=name,
-            key=key,
-            submitted_at_ms=submitted_at_ms,
-            ended_at_ms=ended_at_ms,
-            ticket=msgspec.msgpack.decode(ticket, type=Ticket),
-        )
+        with rows.judged():
+            found.jobs[name] = SavedJob(
+                id=name,
+                key=key,
+                submitted_at_ms=submitted_at_ms,
+                ended_at_ms=ended_at_ms,
+                ticket=msgspec.msgpack.decode(ticket, type=Ticket),
+            )
     images: dict[str, SavedImage] = {}
-    for name, job, outcome, code, message in connection.execute(
-        "SELECT name, job, outcome, code, message FROM images ORDER BY rowid"
+    for name, job, outcome, code, message in rows.read(
+        "SELECT name, job, outcome, code, message FROM images ORDER BY rowid", tuple[str, str, str, str, str]
     ):
         if job in found.jobs:
-            images[name] = SavedImage(name=name, outcome=outcome, code=code, message=message)
+            images[name] = SavedImage(name=name, outcome=_outcome(outcome), code=code, message=message)
             found.jobs[job].images.append(images[name])
-    for image, stage, sha256, engine_build, execution in connection.execute(
-        "SELECT image, stage, sha256, engine_build, execution FROM checkpoints"
+    _drop_incomplete(rows, found)
+    for image, stage, sha256, engine_build, execution in rows.read(
+        "SELECT image, stage, sha256, engine_build, execution FROM checkpoints",
+        tuple[str, str, str, str, bytes],
     ):
-        if image in images:
+        if image not in images:
+            continue
+        with rows.judged():
             images[image].checkpoints[Stage(stage)] = Checkpoint(
                 stage=Stage(stage),
                 sha256=sha256,
@@ -104,9 +161,22 @@ def _read_jobs(connection: sqlite3.Connection, found: Recovered) -> None:
                 execution=msgspec.msgpack.decode(execution, type=Execution),
             )
     by_image = {image.name: job for job in found.jobs.values() for image in job.images}
-    for subject, text in connection.execute("SELECT subject, text FROM notices ORDER BY number"):
+    for subject, text in rows.read("SELECT subject, text FROM notices ORDER BY number", tuple[str, str]):
         if subject in by_image:
             by_image[subject].notices.append(text)
+
+
+def _outcome(text: str) -> str:
+    """How an image ended; a word that does not exist means that it is made again, which harms nobody."""
+    return text if text in set(JobPhase) else ""
+
+
+def _drop_incomplete(rows: _Rows, found: Recovered) -> None:
+    """A job whose images are not all there cannot be gone on with."""
+    for name, job in tuple(found.jobs.items()):
+        if len(job.images) < job.ticket.count:
+            del found.jobs[name]
+            rows.damaged_count += 1
 
 
 def _read_core(connection: sqlite3.Connection, found: Recovered) -> None:
