@@ -8,7 +8,7 @@ from tidegate.wire.messages import FaultKind
 
 HELLO = messages.Hello(version=messages.WIRE_VERSION, engine_build="build", pid=4711)
 NOTE = llm_link.StateNote(
-    tokens_count=300, position=300, state_bytes=1 << 20, fingerprint="ab12", digest="cd34", steps_count=2
+    tokens_count=300, position=300, state_bytes=1 << 20, fingerprint="ab12", digest="cd34", slot=2
 )
 
 TO_FRONT: tuple[llm_front.ToFront, ...] = (
@@ -80,6 +80,7 @@ TO_ENGINE: tuple[llm_link.ToEngine, ...] = (
         generated=llm_link.to_bytes([4]),
         grammar='root ::= "a"',
         state=NOTE,
+        common_count=300,
     ),
     llm_link.Embed(stream=10, tokens=llm_link.to_bytes([1])),
     llm_link.Leave(stream=9),
@@ -92,7 +93,7 @@ FROM_ENGINE: tuple[llm_link.FromEngine, ...] = (
             llm_link.Run(11, (7,), llm_link.Ending.STOP, (llm_link.Likely(-0.5, (7, 8), (-0.5, -2.0)),)),
         )
     ),
-    llm_link.Evaluated(stream=9, done_count=256, total_count=300, reused_count=0, images=(64,)),
+    llm_link.Evaluated(stream=9, done_count=256, total_count=300, reused_count=0, prompt_count=290),
     llm_link.Shifted(stream=9, kept_count=4, shifted_count=100),
     llm_link.Snapshot(stream=9, state=NOTE),
     llm_link.Handover(handover=2, history=llm_link.to_bytes([1, 2]), state=NOTE),

@@ -8,6 +8,7 @@ meaning); who is on the other end is the business of `tidegate.runtime.children`
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import select
 import socket
@@ -113,6 +114,11 @@ class Channel(Generic[Incoming]):
         self._ready.extend(self._decoder.feed(self._read(0)))
         complete, self._ready = list(self._ready), deque()
         return [self._decode(payload) for payload in complete]
+
+    def hang_up(self) -> None:
+        """End both directions at once; whoever waits in `send` or `receive`, here or there, is woken."""
+        with contextlib.suppress(OSError):  # the other side was faster
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close our end; the other side sees the end of the stream. Untaken descriptors are closed."""

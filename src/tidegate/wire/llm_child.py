@@ -79,6 +79,10 @@ class OpenLlm(Message, frozen=True, kw_only=True):
     keep_tokens_count: int = 0
     load_mode: LoadMode = LoadMode.AUTO
     image_tokens_max: int = 0
+    # Computed once before HOT is said, where a device's pools grow with use; 0 where they do not.
+    warm_up_tokens_count: int = 0
+    # Save every restored state once more and compare: for proofs.
+    proves_restores: bool = False
 
 
 class AttachFront(Message, frozen=True, kw_only=True):

@@ -33,8 +33,8 @@ class StateNote(msgspec.Struct, frozen=True, kw_only=True):
     """What a saved state holds.
 
     `tokens_count` items of the history (a picture counts with all of its tokens), the next of which belongs
-    at `position`. `steps_count` whole steps of the prompt are in it. A state is only taken into a context
-    with the same `fingerprint`, and only when `digest` is that of its bytes.
+    at `position`. It was saved from `slot`. A state is only taken into a context with the same `fingerprint`,
+    and only when `digest` is that of its bytes.
     """
 
     tokens_count: int
@@ -42,7 +42,7 @@ class StateNote(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int
     fingerprint: str
     digest: str
-    steps_count: int = 0
+    slot: int = -1
 
 
 class Ids(msgspec.Struct, frozen=True, array_like=True, tag="t"):
@@ -69,9 +69,10 @@ class Begin(Message, frozen=True, kw_only=True):
     """Evaluate the prompt and what was generated already, then go on.
 
     Descriptors, in this order: the state when there is one, then one for each Image of the prompt.
-    `generated` are the tokens of the answer so far. `grammar` is GBNF with the rule `root`; with `triggers`
-    it counts from the first of these texts on. `shifted_count` tokens after `kept_count` of the history were
-    forgotten by context shifts.
+    `generated` are the tokens of the answer so far. The state may be that of another conversation that begins
+    in the same way: `common_count` items of it are those of this history. `grammar` is GBNF with the rule
+    `root`; with `triggers` it counts from the first of these texts on. `shifted_count` tokens after
+    `kept_count` of the history were forgotten by context shifts.
     """
 
     stream: int
@@ -81,6 +82,7 @@ class Begin(Message, frozen=True, kw_only=True):
     grammar: str = ""
     triggers: tuple[str, ...] = ()
     state: StateNote | None = None
+    common_count: int = 0
     kept_count: int = 0
     shifted_count: int = 0
 
@@ -147,8 +149,8 @@ class Evaluated(Message, frozen=True, kw_only=True):
     done_count: int
     total_count: int
     reused_count: int
-    # Tokens of each picture of the prompt.
-    images: tuple[int, ...] = ()
+    # All items of the prompt, pictures with all of their places.
+    prompt_count: int
 
 
 class Shifted(Message, frozen=True, kw_only=True):

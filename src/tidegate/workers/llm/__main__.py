@@ -1,0 +1,138 @@
+"""The process of a GPU child: listens to the runtime and to the front between two turns of its engine.
+
+Started by exec as `python -m tidegate.workers.llm --channel FD --exchange FD --parent PID`. One thread: while
+there is something to compute, the sockets are looked at after each turn and never waited for; else it waits
+for a word. It ends when told to, when the runtime's end closes, or when the parent dies in any way.
+
+Neighbours: `engine` does what is said, `tidegate.wire.llm_child` and `llm_link` are the two conversations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import socket
+import sys
+import time
+import traceback
+from typing import Final
+
+from tidegate.wire import channel, frames, llm_child, llm_link, messages
+from tidegate.workers import lifetime
+from tidegate.workers.image import EXIT_BUG, EXIT_PROTOCOL
+from tidegate.workers.llm.engine import Engine
+from tidegate.workers.llm.outbox import Outbox
+
+# How long a front may take to say that it has what it was handed; longer means that it hangs.
+KEPT_WAIT_MAX_S: Final = 10.0
+
+
+class Child:
+    """Both conversations and the engine between them."""
+
+    def __init__(self, talk: channel.Channel[llm_child.ToChild]) -> None:
+        self._talk = talk
+        self._out = Outbox()
+        self._engine = Engine(self._out)
+        self._poller = select.poll()
+        self._poller.register(talk.fileno(), select.POLLIN)
+        self._link: channel.Channel[llm_link.ToEngine] | None = None
+
+    def run(self) -> None:
+        """Listen and compute, for ever."""
+        from tidegate_engines import llama
+
+        llama.bindings()
+        hello = messages.Hello(version=messages.WIRE_VERSION, engine_build=llama.build_id(), pid=os.getpid())
+        self._say(hello)
+        while True:
+            has_work = self._engine.has_work
+            if not has_work:
+                self._out.flush()
+            for descriptor, _ in self._poller.poll(0 if has_work else None):
+                if descriptor == self._talk.fileno():
+                    self._hear_runtime()
+                elif self._link is not None and descriptor == self._link.fileno():
+                    self._hear_front()
+            self._engine.turn()
+
+    def _hear_runtime(self) -> None:
+        for command in self._talk.receive_ready():
+            match command:
+                case llm_child.OpenLlm():
+                    self._say(self._engine.open(command))
+                case llm_child.AttachFront():
+                    self._attach(self._talk.take_descriptor())
+                case llm_child.SetLevel():
+                    self._say(self._engine.set_level(command, self._wait_until_kept))
+                case messages.Ping():
+                    self._say(messages.Pong(serial=command.serial))
+                case messages.Shutdown():
+                    self._engine.close(self._wait_until_kept)
+                    os._exit(0)
+
+    def _hear_front(self) -> None:
+        assert self._link is not None, "only a link is heard"
+        try:
+            for message in self._link.receive_ready():
+                self._engine.hear(message, self._link.take_descriptor)
+        except channel.SilenceTooLong:
+            return  # it was read while a handover was waited for
+        except channel.Closed:
+            self._detach()
+
+    def _attach(self, descriptor: int) -> None:
+        self._detach()
+        self._link = channel.engine_end(socket.socket(fileno=descriptor))
+        self._out.link = self._link
+        self._poller.register(self._link.fileno(), select.POLLIN)
+
+    def _detach(self) -> None:
+        if self._link is None:
+            return
+        self._poller.unregister(self._link.fileno())
+        self._link.close()
+        self._link = self._out.link = None
+        self._engine.forget_streams()
+
+    def _wait_until_kept(self) -> None:
+        """Read the front's words until it has everything that was handed over, within a bound."""
+        until = time.monotonic() + KEPT_WAIT_MAX_S
+        while self._engine.unkept and self._link is not None:
+            poller = select.poll()
+            poller.register(self._link.fileno(), select.POLLIN)
+            if not poller.poll(max(0.0, until - time.monotonic()) * 1000):
+                self._detach()
+                return
+            self._hear_front()
+
+    def _say(self, message: messages.Message) -> None:
+        self._talk.send(message)
+
+
+def main() -> None:
+    """Tie ourselves to the parent, and run until it is over."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--exchange", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    arguments = parser.parse_args()
+    lifetime.bind_to_parent(arguments.parent)
+    lifetime.prepare()
+    child = Child(channel.child_end(socket.socket(fileno=arguments.channel)))
+    try:
+        child.run()
+    except channel.Closed:
+        os._exit(0)  # nobody is there to be served
+    except frames.ProtocolError as error:
+        print(f"nonsense was heard: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_PROTOCOL)
+    except BaseException:  # noqa: BLE001  whatever it is, it is a bug, and the front has what it needs
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(EXIT_BUG)
+
+
+if __name__ == "__main__":
+    main()
