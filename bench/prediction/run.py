@@ -149,9 +149,9 @@ def main() -> int:
     write_page(
         HERE / "language.md",
         "Language models: predicted and observed bytes on a virtual card",
-        text="Predicted on a hollow card, where nothing is charged. Observed: the row of the process that loads "
-        "the model, computes batches and encodes the image, read from the ledger by another process. CUDA's "
-        "card rounds up to 2 MiB, the others to nothing.",
+        text="Predicted on a hollow card, where nothing is charged. Observed: the row of the process that "
+        "loads the model, computes batches and encodes the image, read from the ledger by another process. "
+        "CUDA's card rounds up to 2 MiB, the others to nothing.",
         head=HEAD,
         rows=language,
     )

@@ -110,6 +110,24 @@ def test_one_ledger_for_a_process(tmp_path: Path) -> None:
         assert "already" in next(iter(elsewhere))["refused"]
 
 
+def test_a_hollow_card_takes_no_memory(tiny: Path) -> None:
+    script = """
+import resource
+cards = llama.attach_hollow_card()
+held = {}
+for tokens in (512, 1 << 20):
+    rows = llama.predict(arguments["model"], shape(n_ctx=tokens, devices=tuple(cards)))
+    held[tokens] = sum(row.charged_bytes for row in rows if row.on_card)
+say(small=held[512], large=held[1 << 20], own=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    free=[device.total_bytes - device.free_bytes for device in llama.devices() if device.name in cards])
+"""
+    with LlamaProcess(script, model=str(tiny)) as engine:
+        said = engine.only()
+    assert said["large"] > 2048 * MIB > 64 * MIB > said["small"]
+    assert said["own"] < 512 * MIB
+    assert said["free"] == [0]
+
+
 def test_what_is_no_ledger_is_said(tmp_path: Path) -> None:
     script = """
 try:
