@@ -110,6 +110,8 @@ class Shape:
         parameters.type_v = KV_TYPES[self.kv_type_v]
         parameters.flash_attn_type = 1 if self.flash_attention else 0
         parameters.kv_unified = self.kv_unified
+        # A sliding window needs no cache for what has slid out of it.
+        parameters.swa_full = False
         return parameters
 
 

@@ -117,7 +117,7 @@ def _shape(asked: messages.PredictLlm, card: str) -> llama.Shape:
         kv_type_v=asked.kv_type_v,
         flash_attention=asked.flash_attention,
         kv_unified=asked.is_unified,
-        repack=asked.is_unified,
+        repack=asked.is_unified and not card,
         devices=(card,) if card else (),
     )
 
