@@ -141,8 +141,8 @@ class Tokens(Message, frozen=True, kw_only=True):
 
 
 class Evaluated(Message, frozen=True, kw_only=True):
-    """How far a stream's history is evaluated; `reused_count` of it was there already. The last one, with
-    `done_count` equal to `total_count`, comes before the first token.
+    """How far a stream's history is evaluated; `reused_count` of it was there already. The first one comes
+    before anything is computed, the others now and then.
     """
 
     stream: int

@@ -55,6 +55,7 @@ def _chat(model: Model, name: str, chat: asks.Chat) -> Request:
             code="no_vision",
         )
     vocabulary = model.vocabulary
+    _check_length(model, dialogue.characters_of(chat))
     prepared = dialogue.prepare(
         model.template,
         chat,
@@ -62,7 +63,6 @@ def _chat(model: Model, name: str, chat: asks.Chat) -> Request:
         now=datetime.fromtimestamp(time.time()),
         convert=llama.json_schema_to_gbnf,
     )
-    _check_length(model, sum(len(piece.text) for piece in prepared.pieces if isinstance(piece, Words)))
     segments, order = _segments(vocabulary, prepared.pieces, chat.pictures)
     if prepared.grammar:
         vocabulary.check_grammar(prepared.grammar)

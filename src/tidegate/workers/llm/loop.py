@@ -37,6 +37,8 @@ from tidegate.workers.llm.weights import EngineRefused, Weights
 
 # A prompt that shares fewer items with one that is just being computed does not wait for it.
 _WORTH_WAITING_ITEMS: Final = 64
+# Signs of life while what was generated is computed again, token by token.
+_TOLD_ITEMS: Final = 32
 # The token of thrown-away rows; any will do.
 _NO_TOKEN: Final = 0
 
@@ -181,6 +183,8 @@ class Loop:
                 slot.add_item(stream.items[len(slot.items)])
                 if len(slot.items) == len(stream.items):
                     self._choose(slot, stream, row)
+                elif len(slot.items) % _TOLD_ITEMS == 0:
+                    self._tell_progress(slot, stream)
 
     def _compute_picture(self, slot: Slot, stream: Stream, step: Step) -> None:
         try:
@@ -209,11 +213,14 @@ class Loop:
         if step.end < first.end:
             stream.todo.appendleft(Step(step.end, first.end, first.end - step.end))
         slot.add_step(stream.items, step)
+        self._tell_progress(slot, stream)
+
+    def _tell_progress(self, slot: Slot, stream: Stream) -> None:
         self._out.say(
             llm_link.Evaluated(
                 stream=stream.number,
                 done_count=len(slot.items),
-                total_count=stream.todo[-1].end if stream.todo else len(slot.items),
+                total_count=len(stream.items),
                 reused_count=stream.reused_count,
                 prompt_count=len(stream.items) - stream.generated_count,
             )
@@ -323,6 +330,7 @@ class Loop:
         slot.user, slot.used = stream, self._turn
         try:
             self._placing.prepare(slot, stream, shared)
+            self._tell_progress(slot, stream)
         except EngineRefused as refusal:
             self._fail(slot, stream, refusal)
 
