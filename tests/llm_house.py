@@ -51,6 +51,7 @@ class LlmHouse:
         self.heard: dict[str, Heard] = {}
         self.refusals: dict[str, asks.Refused] = {}
         self.failures: list[llm_front.Failed] = []
+        self.working: dict[str, list[llm_front.Working]] = {}
         self.keeping: llm_front.Keeping | None = None
         self.said: list[messages.Message] = []
         self._serial = 0
@@ -247,6 +248,8 @@ class LlmHouse:
                     self._hear_word(said)
             case llm_front.Keeping():
                 self.keeping = word
+            case llm_front.Working():
+                self.working.setdefault(word.request, []).append(word)
             case llm_front.Failed():
                 self.failures.append(word)
                 self._served.discard(word.request)
