@@ -62,8 +62,7 @@ class AskDesk:
         entry = self._entry(order.model)
         chat = self._chats.open(entry.name, order.body, priority=order.priority, at_ms=self.clock.now_ms())
         try:
-            chat.prompt_count = await self._understood(chat)
-            chat.phase = ChatPhase.WAITING
+            self._chats.understood(chat, prompt_count=await self._understood(chat))
             submitted = ev.ChatSubmitted(
                 at_ms=self.clock.now_ms(), request=chat.id, model=chat.model, priority=chat.priority
             )

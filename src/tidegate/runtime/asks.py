@@ -15,7 +15,7 @@ from tidegate.wire import asks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskOrder:
-    """Something that a client wants of a language model; `model` is a name of the registry, "" the default."""
+    """What a client wants of a language model; `model` is a name of the registry, "" the default."""
 
     body: asks.Body
     model: str = ""

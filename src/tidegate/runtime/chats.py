@@ -14,7 +14,7 @@ import asyncio
 import enum
 import secrets
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -121,7 +121,9 @@ class Chat:
 class Chats:
     """All requests of one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[Chat], None]) -> None:
+        """`on_change` hears of each request that was understood, and of its end."""
+        self._on_change = on_change
         self._known: dict[str, Chat] = {}
         self._unheard: deque[str] = deque()
         self.ended_counts: Counter[tuple[str, str]] = Counter()  # By model and how it ended.
@@ -151,6 +153,12 @@ class Chats:
             raise ClientError(f"There is no ask {name} to listen to.", code="unknown_ask")
         chat.ear.is_taken = True
         return chat
+
+    def understood(self, chat: Chat, *, prompt_count: int) -> None:
+        """The front knows what is asked; from now on it waits for its turn."""
+        chat.prompt_count = prompt_count
+        chat.phase = ChatPhase.WAITING
+        self._on_change(chat)
 
     def forget(self, chat: Chat) -> None:
         """Nobody will ask for it any more."""
@@ -197,6 +205,7 @@ class Chats:
         self._unheard.append(chat.id)
         while len(self._unheard) > UNHEARD_MAX:
             self._known.pop(self._unheard.popleft(), None)
+        self._on_change(chat)
 
     def close(self) -> None:
         """The server ends: nobody waits any more."""

@@ -11,8 +11,9 @@ from typing import Final
 
 from tidegate.core import effects as ef
 from tidegate.core.image.job import JobPhase
-from tidegate.core.llm.level import Level
 from tidegate.core.notice import Notice
+from tidegate.core.state import State
+from tidegate.runtime.chats import Chat
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.feed import EventLog, JobFeeds
 from tidegate.runtime.jobbook import NOTICES_MAX, Entry, Frame, JobBook
@@ -33,6 +34,7 @@ class Newsroom:
         self.events = EventLog(clock.now_ms() * 1_000)
         self.leases: dict[str, LeaseView] = {}
         self.notices: list[str] = []
+        self._levels: dict[str, tuple[str, int]] = {}
         self._lease_changed = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -144,9 +146,18 @@ class Newsroom:
         del self.notices[:-HOUSE_NOTICES_MAX]
         self.events.publish("notice", {"kind": "server", "subject": "server", "job": "", "text": text})
 
-    def level_reached(self, model: str, level: Level, layers_count: int) -> None:
-        """A language model stands at a level now."""
-        self.events.publish("level", {"model": model, "level": level.value, "layers": layers_count})
+    def levels(self, state: State) -> None:
+        """Tell of every language model that stands at another level, or is on another way, than before."""
+        for model in state.models.values():
+            now = (model.tide.value, model.layers_count)
+            if self._levels.get(model.name) != now:
+                self._levels[model.name] = now
+                data = {"model": model.name, "level": model.tide.value, "layers": model.layers_count}
+                self.events.publish("level", data)
+
+    def chat_changed(self, chat: Chat) -> None:
+        """A chat was asked, or has ended; what is said in it is nobody else's business."""
+        self.events.publish("chat", {"request": chat.id, "model": chat.model, "phase": chat.phase.value})
 
     # --- guests
 

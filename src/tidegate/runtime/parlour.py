@@ -66,14 +66,11 @@ class Parlour:
         clock: Clock,
         threads: Threads,
         post: Post,
-        on_level: Callable[[str, Level, int], None],
     ) -> None:
-        """`on_level` hears of every level that a model reached, with its layers on the card."""
         self._furniture = furniture
         self._clock = clock
         self._threads = threads
         self._post = post
-        self._on_level = on_level
         self._group: asyncio.TaskGroup | None = None
         self._front: Front | None = None
         self._front_changed = asyncio.Event()
@@ -236,7 +233,6 @@ class Parlour:
             _pause(served, self._reasons.get(effect.model, f"{effect.model} makes room for others."))
         else:
             self._reasons.pop(effect.model, None)
-        self._on_level(effect.model, effect.level, effect.layers_count)
         self._post(
             ev.LevelReached(
                 at_ms=self._clock.now_ms(),

@@ -118,7 +118,11 @@ class Server:
             post=self._post,
         )
         shell = Shell(
-            resumption.arbiter, ground.journal, perform=performer.perform, records_of=performer.records_of
+            resumption.arbiter,
+            ground.journal,
+            perform=performer.perform,
+            records_of=performer.records_of,
+            on_handled=self._news.levels,
         )
         self._shell = shell
         telemetry = self._begin(ground, site, group, performer, resumption)
@@ -202,11 +206,10 @@ class Server:
                 keep=self._settings.keep,
             ),
             models=ground.llms,
-            chats=Chats(),
+            chats=Chats(self._news.chat_changed),
             clock=self._clock,
             threads=self._threads,
             post=self._post,
-            on_level=self._news.level_reached,
         )
 
     def _darkroom(self, ground: Ground, site: _Site) -> Darkroom:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.arbiter import Arbiter
+from tidegate.core.state import State
 from tidegate.runtime.journal.journal import Journal
 from tidegate.runtime.journal.records import Record
 
@@ -42,14 +43,19 @@ class Shell:
         *,
         perform: Callable[[ef.Effect], None],
         records_of: Callable[[ef.Effect], Sequence[Record]],
+        on_handled: Callable[[State], None] = lambda _state: None,
     ) -> None:
-        """`records_of` gives the rows that an effect leaves in the journal, committed with its event."""
+        """`records_of` gives the rows that an effect leaves in the journal, committed with its event;
+        `on_handled` looks at the core after each event.
+        """
         self.arbiter = arbiter
         self._journal = journal
         self._perform = perform
         self._records_of = records_of
+        self._on_handled = on_handled
         self._mailbox: asyncio.Queue[Letter] = asyncio.Queue()
         self._turn = asyncio.Lock()
+        self._handled = asyncio.Event()
         self.handled_count = 0
 
     @contextlib.asynccontextmanager
@@ -75,6 +81,11 @@ class Shell:
         self._mailbox.put_nowait(letter)
         await letter.done.wait()
 
+    async def until(self, holds: Callable[[State], bool]) -> None:
+        """Wait until this holds; it is asked now and after every event."""
+        while not holds(self.arbiter.state):
+            await self._handled.wait()
+
     async def run(self) -> None:
         """Handle events for ever."""
         while True:
@@ -83,6 +94,8 @@ class Shell:
                 await self._handle(letter)
             if letter.done is not None:
                 letter.done.set()
+            self._handled.set()
+            self._handled.clear()
 
     async def _handle(self, letter: Letter) -> None:
         event = letter.event
@@ -100,3 +113,4 @@ class Shell:
             self._journal.append(event, records)
         for effect in effects:
             self._perform(effect)
+        self._on_handled(self.arbiter.state)

@@ -40,6 +40,7 @@ class Process:
     pid: int
     engine_build: str = ""
     watch: int = -1
+    was_asked: bool = False  # To end, by SIGTERM: ending by it is no failure then.
 
 
 class Supervisor:
@@ -93,7 +94,9 @@ class Supervisor:
             on_exit(children.Ending(exit_code=127, signal_number=0, last_lines=()))
             return None
         self._named[worker] = (incarnation, process)
-        process.ended.add_done_callback(lambda done: self._left(worker, incarnation, done, on_exit))
+        process.ended.add_done_callback(
+            lambda done: self._left(worker, incarnation, done.result(), process, on_exit)
+        )
         return process
 
     def keep_standby(self, kind: WorkerKind) -> None:
@@ -124,6 +127,7 @@ class Supervisor:
         """Send a signal to this incarnation; nothing happens when it is gone."""
         process = self.process(worker, incarnation)
         if process is not None:
+            process.was_asked = process.was_asked or number == signal.SIGTERM
             process.child.signal(number)
             process.child.signal(signal.SIGCONT)
 
@@ -222,13 +226,14 @@ class Supervisor:
         self,
         worker: str,
         incarnation: int,
-        done: asyncio.Future[children.Ending],
+        ending: children.Ending,
+        process: Process,
         on_exit: Callable[[children.Ending], None],
     ) -> None:
-        ending = done.result()
         if self._named.get(worker, (0, None))[0] == incarnation:
             del self._named[worker]
-        if ending.signal_number or ending.exit_code:
+        obeyed = process.was_asked and ending.signal_number == signal.SIGTERM
+        if (ending.signal_number and not obeyed) or ending.exit_code:
             said = next((line for line in reversed(ending.last_lines) if line.strip()), "")
             self.last_errors[worker] = f"{ending.text()}: {said}" if said else ending.text()
         on_exit(ending)

@@ -138,7 +138,7 @@ class FeedItem:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventItem:
     """One event for clients. Ids rise by one; `data` is JSON. Kinds: progress, preview, notice, vram, job,
-    lost (the reader was too slow or came too late: `data` has the count).
+    level, chat, lost (the reader was too slow or came too late: `data` has the count).
     """
 
     id: int
