@@ -41,6 +41,10 @@ CASES = {
         shape={"n_seq_max": 4, "n_ctx": 4096, "kv_unified": True, "n_outputs_max": 32, "n_ubatch": 128}
     ),
     "rounded up as on CUDA": Case(shape={"n_gpu_layers": 3}, preset=Preset.CUDA),
+    "a sliding window, rounded up": Case("cohere2-tiny", {"n_ctx": 4096}, preset=Preset.CUDA),
+    "convolutions, four slots": Case(
+        "lfm2-tiny", {"n_seq_max": 4, "n_ctx": 4096, "n_gpu_layers": 4, "kv_unified": True}
+    ),
     "a projector of one size": Case(image_px=(300, 200)),
     "a projector of any size": Case("qwen2vl-tiny", {"n_gpu_layers": 2}, image_px=(500, 260)),
 }

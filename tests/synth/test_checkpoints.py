@@ -86,7 +86,7 @@ def test_unknown_names_and_types_are_said(tmp_path: Path) -> None:
         synthesise("sd9", tmp_path)
     assert str(caught.value) == (
         "There is no synthetic checkpoint named 'sd9'. Known are sd1-tiny, sd15, sdxl, sd3, llama-tiny,"
-        " llama3-tiny, qwen2vl-tiny, llama-100m."
+        " llama3-tiny, qwen2vl-tiny, cohere2-tiny, lfm2-tiny, llama-100m."
     )
     with pytest.raises(ClientError) as caught:
         synthesise("sd15", tmp_path, weight_type="q9")

@@ -33,6 +33,8 @@ PICTURE_GAIN = 1.2
 # (logits deviate by 4) that a silent token, whose logit is 0, is drawn less than once in ten thousand.
 LANGUAGE_PREFIXES = ("blk.", "v.", "mm.", "token_embd", "output")
 LANGUAGE_GAIN = 1.6
+# Small beside what the layers add: else a model whose answers are its embeddings repeats what it is told.
+EMBEDDING_SPREAD = 0.05
 DOWN_GAIN = 1.0
 LOGIT_GAIN = 4.0
 
@@ -88,7 +90,7 @@ def spread_and_centre(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 def _language_spread(name: str, shape: tuple[int, ...]) -> float:
     if name.startswith("token_embd"):
-        return 1.0
+        return EMBEDDING_SPREAD
     if "position_embd" in name:
         return 0.3
     gain = LANGUAGE_GAIN
