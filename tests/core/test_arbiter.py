@@ -45,11 +45,13 @@ class Recorder:
         llms = {model.name: LLM for model in built.language_models}
         self.world = World(Workload(seed=1, house=built, llms=llms, faults=Faults(), acts=acts))
         self.effects: list[ef.Effect] = []
+        self._times: list[int] = []
         handle = self.world.arbiter.handle
 
         def recorded(event: ev.Event) -> tuple[ef.Effect, ...]:
             said = handle(event)
             self.effects += said
+            self._times += [event.at_ms] * len(said)
             return said
 
         self.world.arbiter.handle = recorded  # type: ignore[method-assign]  # It records and changes nothing.
@@ -59,6 +61,10 @@ class Recorder:
         while self.world.now_ms < at_ms and self.world.step():
             pass
         return self
+
+    def at_ms(self, index: int) -> int:
+        """When this effect was told."""
+        return self._times[index]
 
     def stages(self) -> list[tuple[Stage, Placement, int]]:
         """How the stages ran."""
@@ -97,7 +103,7 @@ def test_a_language_model_yields_its_kv_cache_and_comes_back() -> None:
 
 
 def test_a_chat_in_flight_is_suspended_and_goes_on() -> None:
-    seen = Recorder(house(5 * GIB), chat(0, "a", length_ms=12_000), job(3_000)).until(90_000)
+    seen = Recorder(house(5 * GIB), chat(0, "a", length_ms=30_000), job(3_000)).until(90_000)
     assert NoticeKind.SUSPENDED in seen.notices()
     served = [effect for effect in seen.effects if isinstance(effect, ef.ServeChat)]
     assert len(served) >= 2

@@ -77,9 +77,12 @@ class Catalog:
             for known, footprint in self.options.get(size, ())
         )
 
-    def learn_stage_ms(self, size: SizeKey, execution: Execution, *, load_ms: int, run_ms: int) -> None:
-        """Fold measured times into their averages; a load of nothing was no load."""
-        self._fold(TimeKey("run", size, execution), run_ms)
+    def learn_stage_ms(
+        self, size: SizeKey, execution: Execution, *, load_ms: int, run_ms: int | None
+    ) -> None:
+        """Fold measured times into their averages; a load of nothing was no load, None was not all of it."""
+        if run_ms is not None:
+            self._fold(TimeKey("run", size, execution), run_ms)
         if load_ms:
             self._fold(TimeKey("load", size, execution), load_ms)
 

@@ -23,22 +23,27 @@ def eta_ms(state: State, name: str) -> int | None:
         if other.phase not in ENDED
         and (other.run is not None or (other.due_ms, other.name) < (job.due_ms, name))
     ]
-    costs = [_expected_ms(state, other) for other in (*before, job) if other is not job or other.run is None]
+    costs = [left_ms(state, other) for other in (*before, job) if other is not job or other.run is None]
     if job.run is not None:
-        costs = [_expected_ms(state, job)]
+        costs = [left_ms(state, job)]
     if any(cost is None for cost in costs):
         return None
     workers_count = sum(worker.kind is WorkerKind.IMAGE for worker in state.workers.values())
     return sum(cost for cost in costs if cost is not None) // (1 if job.run else workers_count)
 
 
-def _expected_ms(state: State, job: Job) -> int | None:
+def left_ms(state: State, job: Job) -> int | None:
+    """Milliseconds that the machine is expected to work for a job, from now to its end; None if unknown."""
     total_ms = 0
     for stage in job.stages:
         options = state.catalog.options_of(job.size(stage), job.work)
         if not options:
             return None
         total_ms += min(option.load_ms + option.run_ms for option in options)
-    if job.run is not None:
+    if job.run is not None and job.run.incarnation:
+        if job.run.ends_ms >= 0:
+            options = state.catalog.options_of(job.size(job.stage), job.work) or ()
+            total_ms -= min((option.load_ms + option.run_ms for option in options), default=0)
+            return total_ms + max(0, job.run.ends_ms - state.now_ms)
         total_ms -= min(total_ms, state.now_ms - job.run.begun_ms)
     return total_ms

@@ -26,6 +26,7 @@ from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import running, sink, worker_of
 from tidegate.core.llm.wish import give_up, is_wished_up
 from tidegate.core.notice import awaited, prewarmed, released_idle, relieved
+from tidegate.core.patience import answers_until_ms, quantum_until_ms
 from tidegate.core.planner.choose import choose, yield_ordered
 from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Concession
@@ -34,9 +35,11 @@ from tidegate.core.prediction import ensure_predictor, want_llm
 from tidegate.core.state import Alarm, Binding, BindingKind, State
 from tidegate.core.supervision import release
 from tidegate.core.worker import Worker, WorkerKind, WorkerPhase
-from tidegate.core.yielding import Taker, ask, concessions_for, is_idle
+from tidegate.core.yielding import Taker, Taking, ask, concessions_for, is_idle
 
 AHEAD = "ahead"
+# Yielding is begun this many times earlier than it is expected to take.
+LEAD_PARTS = 2
 # Ski rental: an idle tenant stays until the rent equals the price of its return. One millisecond of return is
 # worth this many of idling, so that a model that loads in two seconds stays for ten minutes.
 RENT_PARTS = 300
@@ -53,18 +56,36 @@ def look_ahead(state: State, event: ev.StageProgressed) -> None:
     job, run = found
     worker = state.workers[run.worker]
     state.set_alarm(Alarm.STAGE, worker.name, in_ms=staging.stage_wait_ms(state, run))
+    _note_step(state, run, event)
     if run.looked_ahead or run.is_stopping or job.phase is not JobPhase.DENOISE or len(job.stages) < 2:
         return
-    left_ms = (event.steps_count - event.step) * (state.now_ms - run.begun_ms) // max(1, event.step)
     slot = slot_of(worker.card, worker.name)
+    left_ms = run.ends_ms - state.now_ms
     if left_ms <= state.policy.look_ahead_ms and worker.card and slot not in state.bindings:
-        run.looked_ahead = True
         _negotiate_next(state, job, run, worker=worker)
 
 
+def _note_step(state: State, run: Run, event: ev.StageProgressed) -> None:
+    """When sampling will end, by the steps of this run; those of an earlier one are replayed in no time."""
+    step_ms = run.step_ms
+    if run.step < 0:
+        run.step, run.step_at_ms = event.step, state.now_ms
+    elif event.step > run.step:
+        step_ms = (state.now_ms - run.step_at_ms) // (event.step - run.step)
+    run.interval_ms = state.now_ms - (run.heard_ms or run.begun_ms)
+    run.heard_ms = state.now_ms
+    run.ends_ms = state.now_ms + (event.steps_count - event.step) * step_ms
+
+
 def _negotiate_next(state: State, job: Job, run: Run, *, worker: Worker) -> None:
+    # Answers that are being given go on: whether the next stage waits for them is decided when it comes.
     question = staging.question_for(
-        state, job, worker, stage=job.stages[1], candidates_max=state.policy.candidates_max
+        state,
+        job,
+        worker,
+        stage=job.stages[1],
+        candidates_max=state.policy.candidates_max,
+        taking=Taking.IDLE,
     )
     if question is None or question.card is None:
         return
@@ -81,6 +102,11 @@ def _negotiate_next(state: State, job: Job, run: Run, *, worker: Worker) -> None
     if not isinstance(plan, Plan):
         return
     short_bytes = plan.option.footprint.card_bytes - own_card
+    # Early enough to be done in time, and no earlier: whoever yields is missing from then on.
+    lead_ms = LEAD_PARTS * plan.score.free_ms + run.interval_ms
+    if run.ends_ms - state.now_ms > lead_ms:
+        return
+    run.looked_ahead = True
     if short_bytes <= 0:
         return
     lease = state.ledger.reserve(
@@ -132,7 +158,7 @@ def _relieve(state: State, pool: Pool) -> None:
     if short_bytes <= 0 or any(lease.phase is LeasePhase.RELEASING for lease in state.ledger.leases()):
         return
     card = "" if pool.name == RAM else pool.name
-    idle = concessions_for(state, Taker(card=card, spares_busy=True))
+    idle = concessions_for(state, Taker(card=card, taking=Taking.IDLE))
     asked = []
     for concession in yield_ordered(idle, state.policy.yield_order):
         freed_bytes = concession.card_bytes if card else concession.ram_bytes
@@ -202,7 +228,7 @@ def _return_plan(state: State, model: Model, *, is_wished: bool) -> Plan | None:
             return None
         worker = worker_of(state, model)
         taker = Taker(
-            card=model.card, worker=worker.name, model=model.name, spares_busy=True, spares_pinned=True
+            card=model.card, worker=worker.name, model=model.name, taking=Taking.IDLE, spares_pinned=True
         )
         concessions = concessions_for(state, taker)
     question = llm_demand.question_for(
@@ -283,12 +309,28 @@ def _release_idle_components(state: State, worker: Worker) -> None:
         release(state, worker, leases=idle)
 
 
+def _quantum_ends(state: State, card: str) -> list[int]:
+    """When a stage on this card will have run long enough to be stopped for somebody."""
+    runs = [job.run for job in state.jobs.values() if job.run is not None and job.run.incarnation]
+    here = [run for run in runs if state.workers[run.worker].card == card]
+    return [run.begun_ms + state.policy.quantum_ms for run in here]
+
+
+def _patience_ends(state: State, model: Model) -> list[int]:
+    """When images need not wait for the answers of this model any more."""
+    waiting = [state.jobs[name] for name in state.queue[: state.policy.window_count]]
+    ends = [answers_until_ms(state, job) for job in waiting]
+    return [*ends, quantum_until_ms(state, model)] if ends else []
+
+
 def _set_next_look(state: State, *, is_calm: bool) -> None:
     """Wake up for the next idle release or expected use, and now and then while somebody waits."""
     times = [state.now_ms + state.policy.tend_ms] if not is_calm else []
     for model in state.models.values():
         if model.tide in (*SERVING, Tide.WARM) and not model.requests:
             times.append(max(model.used_ms, model.serving_since_ms) + _keep_ms(state, model))
+        if model.tide in SERVING and model.requests:
+            times += _patience_ends(state, model)
         if model.tide is Tide.PARTIAL and model.was_pushed:
             times.append(model.serving_since_ms + state.policy.quantum_ms)
         expected_ms = model.rhythm.next_ms
@@ -298,6 +340,7 @@ def _set_next_look(state: State, *, is_calm: bool) -> None:
         if model.requests and model.tide in (Tide.COLD, Tide.WARM):
             since_ms = min(request.waiting_since_ms for request in model.requests.values())
             times.append(since_ms + state.policy.chat_wait_max_ms)
+            times += _quantum_ends(state, model.card)
             if model.wish in HELD_DOWN:
                 times.append(since_ms + state.policy.capacity_wait_max_ms)
     for worker in state.workers.values():

@@ -19,7 +19,7 @@ from tidegate.core.pool import Pool
 from tidegate.core.quantity import size_text, time_text
 from tidegate.core.stage import Errand, Execution, Placement
 from tidegate.core.state import Alarm, Binding, BindingKind, State
-from tidegate.core.yielding import Taker, concessions_for
+from tidegate.core.yielding import Taker, Taking, concessions_for
 
 PART = "guest"
 
@@ -85,7 +85,9 @@ def plan_for(state: State, guest: Guest) -> Plan | Refusal:
             card=room_now(state, pools[guest.card], holder=guest.holder, extra_bytes=0),
             ram=room_now(state, pools[RAM], holder=guest.holder, extra_bytes=0),
             options=(option,),
-            concessions=concessions_for(state, Taker(card=guest.card, spares_busy=True, spares_pinned=True)),
+            concessions=concessions_for(
+                state, Taker(card=guest.card, taking=Taking.IDLE, spares_pinned=True)
+            ),
             yield_order=state.policy.yield_order,
             candidates_max=state.policy.candidates_max,
         )
@@ -145,7 +147,7 @@ def deny(state: State, guest: Guest) -> None:
 def _within_reach(state: State, pool: Pool) -> tuple[int, tuple[str, ...]]:
     """The largest amount there is now, and in words how to get that or more."""
     largest = max(0, min(pool.free_bytes, pool.unclaimed_bytes) - pool.headroom_bytes)
-    concessions = concessions_for(state, Taker(card=pool.name, spares_busy=True, spares_pinned=True))
+    concessions = concessions_for(state, Taker(card=pool.name, taking=Taking.IDLE, spares_pinned=True))
     after_yield = largest + sum(concession.card_bytes for concession in concessions)
     advice = [f"ask for at most {size_text(largest)} now"] if largest else []
     if after_yield > largest:

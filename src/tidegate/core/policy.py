@@ -29,6 +29,10 @@ class Policy:
     affinity_ms: int = 20_000
     # A chat that waited this long makes a sampling image yield; the tape loses nothing.
     chat_wait_max_ms: int = 30_000
+    # A millisecond that a chat waits weighs as much as this many of an image.
+    chat_weight: int = 3
+    # A stage waits this long for answers that are being given, before it suspends them.
+    answer_wait_max_ms: int = 10_000
     # Whoever was given the card keeps it at least this long, or swapping would be all that happens.
     quantum_ms: int = 5_000
     # Somebody who waited this long and would fit an emptied card lets nobody pass any more.

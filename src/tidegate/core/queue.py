@@ -2,7 +2,8 @@
 
 Owns the order. Due time = waiting since, minus a bonus for priority (ageing makes waiting worth as much as
 priority in the end), minus a bonus for a job whose model is loaded (batch before swapping, within a bound). A
-chat that has waited past its bound is overdue and comes first.
+chat that has waited past its bound is overdue and comes first, and so does one that is worth it
+(`llm/urgency.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tidegate.core.lease import LeasePhase
 from tidegate.core.llm.level import HELD_DOWN, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.request import WAITING
+from tidegate.core.llm.urgency import goes_first
 from tidegate.core.state import State
 from tidegate.core.worker import WorkerKind
 
@@ -86,7 +88,7 @@ def _model_demands(state: State) -> Iterator[Demand]:
         since_ms = oldest_waiting_ms(model)
         if since_ms is None:
             continue
-        overdue = state.now_ms - since_ms >= state.policy.chat_wait_max_ms
+        overdue = state.now_ms - since_ms >= state.policy.chat_wait_max_ms or goes_first(state, model)
         priority = max(request.priority for request in model.requests.values())
         yield Demand(
             not overdue, since_ms - priority * state.policy.ageing_ms, DemandKind.RISE, model.name, since_ms

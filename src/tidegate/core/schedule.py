@@ -7,7 +7,7 @@
          3b. a language model: all of it, or the most layers that fit
          3c. a guest
          3d. whoever has starved and would fit an emptied card lets nobody pass
-    4. a chat that waits past its bound makes a sampling image yield
+    4. a chat that waits past its bound, or that it pays for, makes a sampling image yield
     5. nobody waits: bring back, release, pre-warm (`foresight.py`)
 
 Owns this order. Plans come from the planner, who is next from `queue.py`, bytes from `binding.py`.
@@ -25,17 +25,19 @@ from tidegate.core.foresight import tend
 from tidegate.core.house import RAM
 from tidegate.core.image import stages, staging
 from tidegate.core.image.job import Job, JobPhase
-from tidegate.core.image.ladder import climb, is_at_end
+from tidegate.core.image.ladder import is_at_end
 from tidegate.core.llm import demand as llm_demand
 from tidegate.core.llm import service, wish
 from tidegate.core.llm.level import SERVING
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import worker_of
+from tidegate.core.llm.urgency import pays
 from tidegate.core.notice import yielded
+from tidegate.core.patience import answer_for
 from tidegate.core.planner.choose import choose
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.question import StageQuestion
-from tidegate.core.queue import Demand, DemandKind, demands, enqueue
+from tidegate.core.queue import Demand, DemandKind, demands, enqueue, oldest_waiting_ms
 from tidegate.core.stage import Stage
 from tidegate.core.state import Binding, BindingKind, State
 from tidegate.core.supervision import ensure, may_start
@@ -136,14 +138,16 @@ def _try_job(state: State, job: Job) -> bool:
     workers = _eligible(state, job)
     best: tuple[Plan, StageQuestion, Worker] | None = None
     refused: tuple[Refusal, StageQuestion] | None = None
+    waits = False
     for worker in workers:
-        question = staging.question_for(
-            state, job, worker, stage=job.stage, candidates_max=state.policy.candidates_max // len(workers)
-        )
-        if question is None:
+        if state.catalog.options_of(job.size(job.stage), job.work) is None:
             prediction.plan_ahead(state, job)
             return False
-        answer = climb(question, job.tried)
+        found = answer_for(state, job, worker, candidates_max=state.policy.candidates_max // len(workers))
+        if found is None:
+            waits = True  # For somebody who computes beside it.
+            continue
+        answer, question = found
         match answer:
             case Refusal():
                 refused = refused or (answer, question)
@@ -157,7 +161,7 @@ def _try_job(state: State, job: Job) -> bool:
         job.refused_since_ms = -1
         staging.bind_stage(state, job, worker, question=question, plan=plan)
         return True
-    if refused is not None:
+    if refused is not None and not waits:
         for worker in workers:
             worker.job = ""  # It must not keep others waiting while it waits for memory.
         _refuse_job(state, job, *refused)
@@ -230,6 +234,8 @@ def _try_model(state: State, model: Model) -> bool:
     answer = choose(question)
     match answer:
         case Plan():
+            if answer.execution.layers_count and _is_settling(state, model.card):
+                return False  # In a moment there is more room, and perhaps for all of it.
             model.refused_since_ms = -1
             llm_demand.bind_rise(state, model, answer)
             return True
@@ -238,6 +244,14 @@ def _try_model(state: State, model: Model) -> bool:
             return False
         case _:
             assert_never(answer)
+
+
+def _is_settling(state: State, card: str) -> bool:
+    """Whether bytes of an image worker on this card are on their way back."""
+    return any(
+        worker.card == card and worker.kind is WorkerKind.IMAGE and state.ledger.is_releasing(worker.name)
+        for worker in state.workers.values()
+    )
 
 
 def _refuse_model(state: State, model: Model, refusal: Refusal, question: StageQuestion) -> None:
@@ -289,7 +303,12 @@ def _would_fit_emptied(state: State, wanted: Demand) -> bool:
     return question is not None and isinstance(choose(_with_rooms(state, question, ever=False)), Plan)
 
 
-# --- 4: a chat that waited too long ---
+# --- 4: a chat that waited too long, or for which a pause pays ---
+
+
+def _is_overdue(state: State, model: Model) -> bool:
+    since_ms = oldest_waiting_ms(model)
+    return since_ms is not None and state.now_ms - since_ms >= state.policy.chat_wait_max_ms
 
 
 def _yield_sampling(state: State, model: Model) -> None:
@@ -302,6 +321,8 @@ def _yield_sampling(state: State, model: Model) -> None:
             continue
         run = job.run
         if run.is_stopping or not run.incarnation or state.now_ms - run.begun_ms < state.policy.quantum_ms:
+            continue
+        if not (pays(state, model, job) or _is_overdue(state, model)):
             continue
         waited_ms = state.now_ms - min(request.waiting_since_ms for request in model.requests.values())
         state.notify(yielded(job.name, to=model.name, waited_ms=waited_ms))

@@ -6,6 +6,7 @@ Owns the concessions that are put before the planner and their execution. The pl
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -30,6 +31,14 @@ HALF_IDLE_MS = 60_000
 FREE_MS = 20  # Prior for freeing a buffer and seeing it.
 
 
+class Taking(enum.StrEnum):
+    """From whom bytes may be taken."""
+
+    IDLE = "idle"  # Only from those who are idle.
+    ALLOWED = "allowed"  # Also from language models that answer, when they have had their quantum.
+    LATER = "later"  # From all who will have yielded, answered or moved in a while: a question, not a plan.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taker:
     """Who needs the bytes: a worker on a card for a job (with its own component), a model, or a guest."""
@@ -38,7 +47,7 @@ class Taker:
     worker: str = ""
     model: str = ""
     own_part: str = ""
-    spares_busy: bool = False  # Take only from those who are idle.
+    taking: Taking = Taking.ALLOWED
     spares_pinned: bool = False  # Take nothing from those whom their owner wants held.
 
 
@@ -156,12 +165,15 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
     busy = running(model) > 0
     if model.tide not in (*SERVING, Tide.WARM) or worker.phase is not WorkerPhase.READY:
         yield from _from_saved_state(state, model)
+        yield from _from_moving_model(state, model, taker)
         return
     if state.ledger.is_releasing(worker.name):
+        yield from _from_moving_model(state, model, taker)
         return
     fresh = model.was_contended and state.now_ms - model.serving_since_ms < state.policy.quantum_ms
     pinned = is_pinned(model)
-    if (busy and (taker.spares_busy or fresh)) or (pinned and taker.spares_pinned):
+    spared = taker.taking is Taking.IDLE or (fresh and taker.taking is Taking.ALLOWED)
+    if (busy and spared) or (pinned and taker.spares_pinned):
         return
     leases = state.ledger.of(worker.name)
     on_card = {lease.part: lease.card_bytes for lease in leases if lease.card == taker.card}
@@ -201,6 +213,22 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
             needed_permille=needed,
             idle_ms=idle_ms,
             after=after,
+        )
+
+
+def _from_moving_model(state: State, model: Model, taker: Taker) -> Iterator[Concession]:
+    """Who moves yields nothing now; whoever may wait can count on it."""
+    leases = state.ledger.of(worker_of(state, model).name)
+    card_bytes = sum(lease.card_bytes for lease in leases if lease.card == taker.card and lease.is_charged)
+    if taker.taking is Taking.LATER and card_bytes and not is_pinned(model):
+        yield Concession(
+            tenant=f"weights:{model.name}",
+            name=f"the model {model.name}",
+            yields=YieldClass.LLM_WEIGHTS,
+            card_bytes=card_bytes,
+            free_ms=state.catalog.level_cost_ms(model.name, "sinking"),
+            return_ms=state.catalog.level_cost_ms(model.name, "rising"),
+            needed_permille=1000,
         )
 
 

@@ -66,7 +66,13 @@ class Run:
     card_bytes: int
     ram_bytes: int
     quiet_ms: int  # Expected time between two signs of life: loading and one step, or the whole stage.
+    step_ms: int = 0  # Expected time of a sampling step, or of the whole stage.
     begun_ms: int = 0
+    step: int = -1  # The first step that was heard of in this run, and when; before it the tape is replayed.
+    step_at_ms: int = 0
+    heard_ms: int = 0  # When a step was last heard of.
+    interval_ms: int = 0  # How far apart the last two were.
+    ends_ms: int = -1  # When it will be done, by the steps that were seen.
     is_stopping: bool = False
     looked_ahead: bool = False  # The next stage was negotiated already.
 

@@ -43,6 +43,7 @@ def finished(state: State, event: ev.StageFinished) -> None:
     _learn(state, job, run, event=event)
     _settle(state, worker, run, keeps_component=True)
     job.tried = []
+    job.is_resumed = False
     job.stages = job.stages[1:]
     state.tell(job.name, f"{stage} done in {event.load_ms + event.run_ms} ms")
     if not job.stages:
@@ -50,14 +51,16 @@ def finished(state: State, event: ev.StageFinished) -> None:
         worker.job = ""
         end(state, job, JobPhase.DONE)
         return
-    _requeue(state, job)
+    _requeue(state, job, finished=True)
     if job.is_cancelled:
         end(state, job, JobPhase.CANCELLED)
 
 
 def _learn(state: State, job: Job, run: Run, *, event: ev.StageFinished) -> None:
     size: SizeKey = job.size(job.stage)
-    state.catalog.learn_stage_ms(size, run.execution, load_ms=event.load_ms, run_ms=event.run_ms)
+    # A tape shortens the run: what is left of a stage says nothing about the whole.
+    run_ms = None if job.is_resumed else event.run_ms
+    state.catalog.learn_stage_ms(size, run.execution, load_ms=event.load_ms, run_ms=run_ms)
     worker = state.workers[run.worker]
     if not worker.card or not run.card_bytes:
         return
@@ -159,7 +162,8 @@ def _fell(state: State, job: Job, run: Run, *, failure: Failure) -> None:
         end(state, job, JobPhase.CANCELLED)
 
 
-def _requeue(state: State, job: Job) -> None:
+def _requeue(state: State, job: Job, *, finished: bool = False) -> None:
+    job.is_resumed = job.is_resumed or (job.phase is JobPhase.DENOISE and not finished)
     job.run = None
     drop_bindings(state, job)
     job.to(JobPhase.QUEUED, state.stories.of(job.name))

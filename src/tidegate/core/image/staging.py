@@ -21,7 +21,7 @@ from tidegate.core.stage import COMPONENT_OF, Placement, Stage
 from tidegate.core.state import PROCESS, Alarm, Binding, BindingKind, State
 from tidegate.core.supervision import start
 from tidegate.core.worker import Worker, WorkerPhase
-from tidegate.core.yielding import Taker, concessions_for
+from tidegate.core.yielding import Taker, Taking, concessions_for
 
 COMPUTE = "compute"
 
@@ -41,7 +41,13 @@ def overheads(state: State, worker: Worker) -> tuple[int, int]:
 
 
 def question_for(
-    state: State, job: Job, worker: Worker, *, stage: Stage, candidates_max: int
+    state: State,
+    job: Job,
+    worker: Worker,
+    *,
+    stage: Stage,
+    candidates_max: int,
+    taking: Taking = Taking.ALLOWED,
 ) -> StageQuestion | None:
     """Ask how a stage of a job could run on a worker, or None while footprints are unknown."""
     options = state.catalog.options_of(job.size(stage), job.work)
@@ -57,7 +63,7 @@ def question_for(
     card = None
     if worker.card:
         card = room_now(state, pools[worker.card], holder=worker.name, extra_bytes=context_bytes)
-    taker = Taker(card=worker.card, worker=worker.name, model=job.model, own_part=part)
+    taker = Taker(card=worker.card, worker=worker.name, model=job.model, own_part=part, taking=taking)
     return StageQuestion(
         stage=stage,
         subject=job.name,
@@ -152,6 +158,7 @@ def grant_stage(state: State, binding: Binding) -> None:
         card_bytes=plan.option.footprint.card_bytes,
         ram_bytes=plan.option.footprint.ram_bytes,
         quiet_ms=plan.score.load_ms + plan.score.run_ms // (job.steps_count if sampling else 1),
+        step_ms=plan.score.run_ms // (job.steps_count if sampling else 1),
     )
     job.to(PHASE_OF[job.stage], state.stories.of(job.name))
     if worker.phase is WorkerPhase.READY:

@@ -23,8 +23,8 @@ from tidegate.core.planner.question import Concession, Room, StageQuestion
 from tidegate.core.stage import Errand, Execution, Placement
 from tidegate.core.state import PROCESS, Binding, BindingKind, State
 
-# A layer computed by the CPU costs a request about this much more than on the card.
-CPU_LAYER_MS = 40
+# A layer computed by the CPU costs an answer of some hundred tokens about this much more than on the card.
+CPU_LAYER_MS = 300
 EIGHTHS = (7, 6, 4, 2)
 
 

@@ -12,6 +12,8 @@ from tidegate.core.llm.level import TRANSITIONS, Level, Tide
 from tidegate.core.llm.request import Request
 from tidegate.core.llm.rhythm import Rhythm
 
+SERVICE_MS = 4_000  # Prior for an answer: some hundred tokens.
+
 
 @dataclass(slots=True, kw_only=True)
 class Model:
@@ -26,6 +28,7 @@ class Model:
     requests: dict[str, Request] = field(default_factory=dict)  # In the order of arrival.
     rhythm: Rhythm = field(default_factory=Rhythm)
     used_ms: int = 0  # When a request last came or ended.
+    service_ms: int = SERVICE_MS  # How long an answer takes, as a moving average.
     serving_since_ms: int = 0  # Since when it rests at HOT or PARTIAL.
     was_contended: bool = False  # It came up while images waited, so it may keep the card for its quantum.
     was_pushed: bool = False  # It yielded to somebody and is to come back by itself.

@@ -45,6 +45,7 @@ class Request:
     waiting_since_ms: int
     phase: RequestPhase = RequestPhase.QUEUED
     heard_ms: int = 0  # Last sign of life while running.
+    served_since_ms: int = -1  # Since when it is served without a pause; -1 once there was one.
     attempts_count: int = 0
     is_cancelled: bool = False
 

@@ -87,6 +87,8 @@ def serve(state: State, model: Model) -> None:
         return
     waiting.sort(key=lambda request: (request.phase is RequestPhase.QUEUED, -request.priority))
     for request in waiting[: max(0, model.slots_count - running(model))]:
+        if request.phase is RequestPhase.QUEUED:
+            request.served_since_ms = state.now_ms
         request.to(RequestPhase.RUNNING, state.stories.of(request.name))
         request.heard_ms = state.now_ms
         model.used_ms = state.now_ms
@@ -124,6 +126,8 @@ def finished(state: State, event: ev.ChatFinished) -> None:
     if found is None or found[1].phase is not RequestPhase.RUNNING:
         return
     model, request = found
+    if request.served_since_ms >= 0 and not request.is_cancelled:
+        model.service_ms = (3 * model.service_ms + state.now_ms - request.served_since_ms) // 4
     end(state, model, request, outcome=ef.Outcome.CANCELLED if request.is_cancelled else ef.Outcome.DONE)
 
 
@@ -134,6 +138,7 @@ def failed(state: State, event: ev.ChatFailed) -> None:
         return
     request = found[1]
     request.attempts_count += 1
+    request.served_since_ms = -1
     request.to(RequestPhase.SUSPENDED, state.stories.of(request.name))
     request.waiting_since_ms = state.now_ms
     state.tell(request.name, f"tried again: {event.failure.text()}")

@@ -132,6 +132,7 @@ def suspend_running(state: State, model: Model) -> int:
     for request in paused:
         request.to(RequestPhase.SUSPENDED, state.stories.of(request.name))
         request.waiting_since_ms = state.now_ms
+        request.served_since_ms = -1
         state.tell(request.name, "suspended at a token boundary")
     state.clear_alarm(Alarm.CHAT, model.name)
     return len(paused)

@@ -1,0 +1,78 @@
+"""Patience: shall an image's stage begin as it could now, or wait for those who compute beside it?
+
+    gentle    a plan that lets every answer that is being given go on
+    eager     a plan that takes from them what may be taken now
+    later     the plan there would be when they have finished, or have had their quantum
+
+Owns this choice. A stage waits when what it would gain is more than what the wait is expected to take: a few
+seconds for an answer rather than half an hour on the CPU. The wait is bounded: for answers by the policy, for a
+quantum by the quantum, for a movement by its deadline.
+"""
+
+from __future__ import annotations
+
+from tidegate.core.image.job import Job
+from tidegate.core.image.ladder import climb
+from tidegate.core.image.staging import question_for
+from tidegate.core.llm.level import MOVING, SERVING
+from tidegate.core.llm.model import Model
+from tidegate.core.llm.tide import running
+from tidegate.core.planner.plan import Plan, Refusal
+from tidegate.core.planner.question import StageQuestion
+from tidegate.core.state import State
+from tidegate.core.worker import Worker
+from tidegate.core.yielding import Taking
+
+Answer = tuple[Plan | Refusal, StageQuestion]
+
+
+def answer_for(state: State, job: Job, worker: Worker, *, candidates_max: int) -> Answer | None:
+    """Plan a stage, or None when it should wait a little; its footprints are known."""
+    eager = _ask(state, job, worker, taking=Taking.ALLOWED, candidates_max=candidates_max)
+    others = [model for model in state.models.values() if model.card == worker.card and _is_active(model)]
+    if not others or not worker.card:
+        return eager
+    later = _ask(state, job, worker, taking=Taking.LATER, candidates_max=candidates_max)
+    chosen = eager
+    if answers_until_ms(state, job) > state.now_ms:
+        chosen = _ask(state, job, worker, taking=Taking.IDLE, candidates_max=candidates_max)
+    elif not any(_is_temporary(state, model) for model in others):
+        return eager
+    if not isinstance(later[0], Plan):
+        return chosen
+    if isinstance(chosen[0], Plan):
+        gained_ms = chosen[0].score.total_ms - later[0].score.total_ms
+        if gained_ms <= max(_wait_ms(state, model) for model in others):
+            return chosen
+    return None
+
+
+def answers_until_ms(state: State, job: Job) -> int:
+    """Until when a stage waits for answers that are being given."""
+    return job.waiting_since_ms + state.policy.answer_wait_max_ms
+
+
+def quantum_until_ms(state: State, model: Model) -> int:
+    """Until when a model that came up while images waited is left alone."""
+    return model.serving_since_ms + state.policy.quantum_ms if model.was_contended else state.now_ms
+
+
+def _ask(state: State, job: Job, worker: Worker, *, taking: Taking, candidates_max: int) -> Answer:
+    question = question_for(state, job, worker, stage=job.stage, candidates_max=candidates_max, taking=taking)
+    assert question is not None, "whoever asks has made sure that footprints are known"
+    return climb(question, job.tried), question
+
+
+def _is_active(model: Model) -> bool:
+    return model.tide in MOVING or (model.tide in SERVING and running(model) > 0)
+
+
+def _is_temporary(state: State, model: Model) -> bool:
+    return model.tide in MOVING or quantum_until_ms(state, model) > state.now_ms
+
+
+def _wait_ms(state: State, model: Model) -> int:
+    """How long it is expected to take until it has answered."""
+    return model.service_ms + (
+        state.catalog.level_cost_ms(model.name, "rising") if model.tide in MOVING else 0
+    )

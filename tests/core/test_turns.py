@@ -1,0 +1,88 @@
+"""Whose turn it is between an image and a chat: who waits for whom, how long, and what stops whom."""
+
+from __future__ import annotations
+
+from core.test_arbiter import Recorder, chat, house, job
+
+from tidegate.core import effects as ef
+from tidegate.core import events as ev
+from tidegate.core.quantity import GIB, MIB
+from tidegate.core.stage import Placement, Stage
+
+
+def _first(seen: Recorder, kind: type[ef.Effect], **wanted: object) -> int:
+    """Place among the effects of the first one that is so."""
+    for index, effect in enumerate(seen.effects):
+        if isinstance(effect, kind) and all(getattr(effect, name) == value for name, value in wanted.items()):
+            return index
+    raise AssertionError(f"no {kind.__name__} with {wanted}")
+
+
+def test_sampling_waits_for_an_answer_that_is_nearly_given() -> None:
+    seen = Recorder(house(5 * GIB), chat(0, "a", length_ms=6_000), job(3_000)).until(90_000)
+    assert _first(seen, ef.FinishChat, request="a") < _first(seen, ef.RunStage, stage=Stage.DENOISE)
+    assert len([effect for effect in seen.effects if isinstance(effect, ef.ServeChat)]) == 1, (
+        "it never paused"
+    )
+
+
+def test_sampling_does_not_wait_for_an_answer_without_end() -> None:
+    seen = Recorder(house(5 * GIB), chat(0, "a", length_ms=60_000), job(3_000)).until(200_000)
+    sampled = _first(seen, ef.RunStage, stage=Stage.DENOISE)
+    assert sampled < _first(seen, ef.FinishChat, request="a")
+    waited_ms = seen.at_ms(sampled) - 3_000
+    policy = seen.world.arbiter.state.policy
+    assert waited_ms <= 2 * policy.answer_wait_max_ms + policy.quantum_ms
+
+
+def test_an_image_waits_for_the_card_rather_for_the_card_than_go_to_the_cpu() -> None:
+    acts = (chat(0, "a", length_ms=9_000), job(2_000), chat(2_100, "b", length_ms=4_000))
+    seen = Recorder(house(4 * GIB + 600 * MIB), *acts).until(200_000)
+    placements = {placement for stage, placement, _ in seen.stages() if stage is not Stage.ENCODE}
+    assert placements == {Placement.CARD}, "only the text encoder is as good as anywhere on the CPU"
+
+
+def test_a_chat_goes_before_images_that_wait() -> None:
+    jobs = [job(index, f"job{index}", steps=20) for index in range(6)]
+    seen = Recorder(house(4 * GIB + 600 * MIB), *jobs, chat(1_500, "a")).until(200_000)
+    answered = _first(seen, ef.FinishChat, request="a")
+    assert answered < _first(seen, ef.FinishJob, job="job1")
+
+
+def test_a_chat_stops_sampling_only_where_that_pays() -> None:
+    """A second before the end nobody is stopped; in the first of many seconds, after its quantum, it is."""
+    seen = Recorder(house(4 * GIB + 600 * MIB), job(0), chat(2_600, "a")).until(90_000)
+    stops = [effect for effect in seen.effects if isinstance(effect, ef.StopStage)]
+    assert not stops
+    assert _first(seen, ef.FinishChat, request="a")
+
+
+def test_what_is_left_of_a_tape_does_not_teach_how_long_sampling_takes() -> None:
+    seen = Recorder(house(16 * GIB, llms=0), job(0), job(20_000, "job1")).until(1)
+    state = seen.world.arbiter.state
+    while not (run := _running(seen, "job0", Stage.DENOISE)):
+        seen.world.step()
+    process = seen.world.process_of(run.worker, run.incarnation)
+    assert process is not None
+    seen.world.die(process, signal=9)
+    seen.until(19_000)
+    times = [key for key in state.catalog.times_ms if key.what == "run" and key.size.stage is Stage.DENOISE]
+    assert not times, "the run began anew from its tape"
+    seen.until(60_000)
+    times = [key for key in state.catalog.times_ms if key.what == "run" and key.size.stage is Stage.DENOISE]
+    assert times, "the next image ran from its first step"
+
+
+def _running(seen: Recorder, name: str, stage: Stage) -> ef.RunStage | None:
+    told = [effect for effect in seen.effects if isinstance(effect, ef.RunStage)]
+    return next((effect for effect in told if effect.job == name and effect.stage is stage), None)
+
+
+def test_intent_takes_nothing_from_an_image() -> None:
+    """Somebody types while an image is made: the model rises only where there is room."""
+    seen = Recorder(house(5 * GIB), job(0, side=96)).until(800)
+    seen.world.deliver(ev.IntentHeard(at_ms=seen.world.now_ms, model="llm0"))
+    seen.until(60_000)
+    finished = _first(seen, ef.FinishJob, job="job0")
+    rises = [index for index, effect in enumerate(seen.effects) if isinstance(effect, ef.SetLevel)]
+    assert all(index > finished for index in rises)
