@@ -8,20 +8,25 @@ BIN := .venv/bin
 # A world is one seed: `make sim SEEDS=10000 FROM=1`.
 SEEDS ?= 10000
 FROM ?= 1
+# A storm is one seed too, and goes on where it was broken off: `make storm FAULTS=1000 SEED=7`. SOAK is in minutes.
+FAULTS ?= 200
+SEED ?= 7
+SOAK ?= 30
 
 # `make test -j` would start the tests before the check has ended.
 .NOTPARALLEL:
-.PHONY: help setup tools demo test check format bench sim chaos lock clean
+.PHONY: help setup tools demo test check format bench sim chaos storm lock clean
 
 help:
-	@echo 'make demo     set up, then make three images on a virtual card and tell what happens'
+	@echo 'make demo     set up, then a server on a virtual card: four images, two kills, a guest; STAY=--stay leaves it up'
 	@echo 'make test     set up, check, and run all tests'
 	@echo 'make setup    virtual environment, native engines, demo models; does only what is out of date'
 	@echo 'make check    format, lint, types, import contracts, tidiness (no native build)'
 	@echo 'make format   let ruff rewrite the files'
 	@echo 'make bench    run the benchmarks and write their tables into bench/'
 	@echo 'make sim      simulated worlds: SEEDS=$(SEEDS) of them FROM=$(FROM)'
-	@echo 'make chaos    kill and starve real workers in every way there is; long'
+	@echo 'make chaos    what make test samples, complete; then a soak of SOAK=$(SOAK) minutes, then the storm; long'
+	@echo 'make storm    FAULTS=$(FAULTS) of SEED=$(SEED) on a real server: kills, refusals, restarts; goes on where it broke off'
 	@echo 'make lock     resolve the dependencies again'
 	@echo 'make clean    remove .venv and tool caches; models and native builds stay in the cache folder'
 	@echo
@@ -34,7 +39,7 @@ tools:
 	@$(PYTHON) scripts/bootstrap.py --tools
 
 demo: setup
-	@$(BIN)/tidegate demo
+	@$(BIN)/tidegate demo $(STAY)
 
 test: setup check
 	@echo 'test: all tests but those of `make chaos`'
@@ -65,8 +70,13 @@ sim: tools
 	@$(BIN)/python -m tests.sim --from $(FROM) --seeds $(SEEDS)
 
 chaos: setup
-	@echo 'chaos: every sampler, every size of card, every refused allocation; this takes long'
+	@echo 'chaos: every sampler, size of card, refused allocation and nonsense; queues of a hundred jobs; this takes long'
 	@$(BIN)/python -m pytest --refuse-skips -m chaos
+	@$(BIN)/python -m tests.chaos.soak --minutes $(SOAK)
+	@$(MAKE) --no-print-directory storm
+
+storm: setup
+	@$(BIN)/python -m tests.chaos --resume --faults $(FAULTS) --seed $(SEED)
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 

@@ -1,121 +1,276 @@
-"""`tidegate demo`: three images on a virtual card, and what happens to them, told as it happens.
+"""`tidegate demo`: a server on a virtual card, four images, two kills and a guest, told as it happens.
 
-Owns the three scenes and their narration. Nothing in them is staged but the size of the card and one kill:
-the engine, the plans, the recovery and the pictures are those of `tidegate image`.
+Owns the scenes and their narration. Nothing in them is staged but the size of the card, the two kills and
+the program that fills the card: server, engine, plans, recovery and pictures are those of `tidegate serve`,
+spoken to over HTTP. The server's process is `demo_server`.
 """
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final  # Any: what a server answers is JSON of any shape
 
 import typer
 from rich.console import Console
 from rich.padding import Padding
 
-from tidegate.cli.show import Show
-from tidegate.core.faults import Bug, ClientError
+from tidegate.cli.caller import Caller
+from tidegate.cli.demo_server import CARD_BYTES, DemoServer, kill_image_worker
+from tidegate.core.faults import Bug, ClientError, WorkerError
 from tidegate.core.quantity import GIB, MIB, size_text, time_text
-from tidegate.core.stage import Execution, Stage
-from tidegate.runtime import model_choice, oneshot, png
-from tidegate.runtime.cards.virtual import VirtualCard, VirtualSpec, ledger_folder
-from tidegate.runtime.models.assembly import ImageFiles
-from tidegate.runtime.order import ImageOrder
-from tidegate.runtime.report import Report, StageRecord
-from tidegate.runtime.site import site_on
-from tidegate.wire.messages import ImageRequest
+from tidegate.runtime import model_choice, png
 
 PROMPT: Final = "a lighthouse at dusk"
 STEPS: Final = 3
-LARGE_CARD_BYTES: Final = 2 * GIB
+SIDE, LARGE_SIDE, LARGE_STEPS = 128, 192, 2
 # Less than the weights of the diffusion model (617 MiB), and than 192 pixels decoded in one piece (34 MiB).
-SMALL_CARD_BYTES: Final = 24 * MIB
+LEFT_BYTES: Final = 24 * MIB
+GUEST_BYTES: Final = 1 * GIB
+KILL_AFTER_STEP: Final = 2
+SEEN_MAX_S: Final = 10
+ENDED: Final = ("done", "failed", "cancelled")
 INTRODUCTION: Final = (
-    "Three images, made by the real engine in a process of its own, on a virtual card: its memory is "
-    "counted to the byte and enforced as on a real one, and the CPU does the computing. The weights of the "
-    "demo model are random, so do not look for a lighthouse."
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """One image of the demo: what is told first, how large the card and the picture are, and who dies."""
-
-    title: str
-    text: str
-    card_bytes: int
-    pixels: int
-    killed_at: Stage | None = None
-
-
-SCENES: Final = (
-    Scene(
-        title="1. An image that fits",
-        text=f"The card has {size_text(LARGE_CARD_BYTES)}. Text encoder, diffusion model and VAE fit side by "
-        "side, and stay there.",
-        card_bytes=LARGE_CARD_BYTES,
-        pixels=128,
-    ),
-    Scene(
-        title="2. An image that must be tiled",
-        text=f"Now the card has {size_text(SMALL_CARD_BYTES)}, less than the weights alone, and the image "
-        "has twice the pixels. Elsewhere this is where one reads 'out of memory'.",
-        card_bytes=SMALL_CARD_BYTES,
-        pixels=192,
-    ),
-    Scene(
-        title="3. An image whose worker is killed",
-        text=f"{size_text(LARGE_CARD_BYTES)} again, and the same request as the first. When the sampling "
-        "is done and the pixels are being made, the worker gets SIGKILL, as from the kernel when memory is "
-        "short.",
-        card_bytes=LARGE_CARD_BYTES,
-        pixels=128,
-        killed_at=Stage.DECODE,
-    ),
+    f"A server starts on a virtual card of {size_text(CARD_BYTES)}: its memory is counted to the byte and "
+    "enforced as on a real one, and the CPU does the computing. The weights of the demo model are random, so "
+    "do not look for a lighthouse."
 )
 
 Folder = Annotated[
-    Path, typer.Option("-o", "--output", help="The folder for the three pictures.", file_okay=False)
+    Path, typer.Option("-o", "--output", help="The folder for the four pictures.", file_okay=False)
 ]
+Stay = Annotated[bool, typer.Option("--stay", help="Leave the server up afterwards, until Ctrl-C.")]
+Json = dict[str, Any]
+# Told of each event of a job; True: do not watch on.
+Strike = Callable[[str, Json], bool]
 
 
-def demo(output: Folder = Path("tidegate-demo")) -> None:
-    """Make three images on a virtual card and tell what happens."""
-    began = time.monotonic()
-    files = demo_files()
+@dataclass(slots=True)
+class Demo:
+    """The demo under way."""
+
+    server: DemoServer
+    console: Console
+    output: Path
+    callers: contextlib.ExitStack
+    caller: Caller
+    began: float
+    told: str = ""
+
+    def act(self, title: str, text: str) -> None:
+        """Begin a scene."""
+        self.console.print(f"\n{title}", style="bold", highlight=False)
+        self.say(text)
+
+    def say(self, text: str, *, style: str = "") -> None:
+        """Tell something."""
+        self.console.print(Padding(text, (0, 0, 0, 3)), highlight=False, markup=False, style=style)
+
+    def happened(self, text: str, *, style: str = "") -> None:
+        """Tell something with its moment, once."""
+        if text == self.told:
+            return
+        self.told = text
+        self.say(f"{time.monotonic() - self.began:6.1f} s  {text}", style=style)
+
+    def restart(self) -> None:
+        """Start a server and speak to it from now on."""
+        self.caller = self.callers.enter_context(Caller(self.server.start(), ""))
+
+    def ask(self, side: int, steps: int = STEPS) -> str:
+        """Ask for an image; the job's id."""
+        wish = {"prompt": PROMPT, "width": side, "height": side, "steps": steps, "seed": 7}
+        return str(self.caller.post("/api/jobs", wish)["id"])
+
+    def watch(self, job: str, strike: Strike = lambda _kind, _data: False) -> None:
+        """Tell what happens to a job until it has ended or `strike` says so."""
+        for kind, data in self.caller.events("/api/events?after=0&kinds=progress,notice,job"):
+            if data.get("job") != job:
+                continue
+            match kind:
+                case "progress" if not data["step"]:
+                    self.happened(f"{data['stage']} begins, {_WHERE[data['placement']]}")
+                case "progress" if data["stage"] == "denoise":
+                    self.happened(f"step {data['step']} of {data['steps']}")
+                case "notice":
+                    self.happened(data["text"], style="yellow")
+                case "job" if data["phase"] in ENDED:
+                    return
+            if strike(kind, data):
+                return
+
+    def picture(self, job: str, number: int) -> str:
+        """Save the picture of a job that is done, and tell about it; the hash of its pixels."""
+        view = self.caller.get(f"/api/jobs/{job}", wait_ms=60_000)
+        if view["phase"] != "done":
+            raise WorkerError(f"The image is {view['phase']}: {view['message']}")
+        image = view["images"][0]["image"]
+        path = self.output / f"demo-{number}.png"
+        try:
+            path.write_bytes(self.caller.data(f"/api/images/{image}"))
+        except OSError as error:
+            raise png.unwritable(path, error.strerror or str(error)) from error
+        self.happened(f"done: {path}")
+        return str(self.caller.get(f"/api/images/{image}/metadata")["pixels_sha256"])
+
+
+_WHERE: Final = {"card": "on the card", "stream": "streamed to the card", "cpu": "on the CPU"}
+
+
+def demo(output: Folder = Path("tidegate-demo"), *, stay: Stay = False) -> None:
+    """Make four images on a small card, kill worker and server meanwhile, and tell what happens."""
+    model = _model()
     _make_folder(output)
     console = Console(stderr=True)
-    _say(console, INTRODUCTION)
-    hashes = []
-    for number, scene in enumerate(SCENES, start=1):
-        console.print(f"\n{scene.title}", style="bold", highlight=False)
-        _say(console, scene.text)
-        report = _played(scene, _order(files, scene, output / f"demo-{number}.png"), console)
-        hashes.append(report.images[0].pixels_sha256)
-        for line in _outcome(report):
-            _say(console, line)
-    if hashes[0] != hashes[2]:
-        raise Bug("The third picture differs from the first, although both come from the same request.")
-    _say(
-        console, "\nIt is the first picture again, byte for byte: the sampling before the kill was not lost."
+    began = time.monotonic()
+    with DemoServer.over(model) as server, contextlib.ExitStack() as callers:
+        console.print(Padding(INTRODUCTION, (0, 0, 0, 3)), highlight=False)
+        caller = callers.enter_context(Caller(server.start(), ""))
+        played = Demo(server, console, output, callers, caller, began)
+        _play(played)
+        print(" ".join(f"{output}/demo-{number}.png" for number in range(1, 5)), flush=True)
+        if stay:
+            played.say(f"The server stays at {played.caller.url} until Ctrl-C.")
+            server.wait()
+
+
+def _play(played: Demo) -> None:
+    first = _fits(played)
+    _is_tiled(played)
+    _expect(first, _survives_its_worker(played), "the picture whose worker was killed")
+    _expect(first, _survives_its_server(played), "the picture whose server was killed")
+    _has_a_guest(played)
+    took_ms = round((time.monotonic() - played.began) * 1000)
+    played.say(f"\nFour images, two kills and a guest in {time_text(took_ms)}.")
+
+
+def _fits(played: Demo) -> str:
+    played.act(
+        "1. An image that fits", "Text encoder, diffusion model and VAE fit side by side, and stay there."
     )
-    _say(console, f"Three images in {time_text(round((time.monotonic() - began) * 1000))}.")
-    print(f"{output}/demo-1.png {output}/demo-2.png {output}/demo-3.png")
+    job = played.ask(SIDE)
+    played.watch(job)
+    pixels = played.picture(job, 1)
+    _tell_peak(played)
+    return pixels
 
 
-def demo_files() -> ImageFiles:
+def _is_tiled(played: Demo) -> None:
+    played.act(
+        "2. An image that must be tiled",
+        f"A game starts and takes all of the card but {size_text(LEFT_BYTES)}, less than the weights alone; "
+        "and the image has twice the pixels. Elsewhere this is where one reads 'out of memory'.",
+    )
+    played.server.fill_card(LEFT_BYTES)
+    _see_foreign(played)
+    job = played.ask(LARGE_SIDE, LARGE_STEPS)
+    played.watch(job)
+    played.picture(job, 2)
+    played.server.fill_card(CARD_BYTES)
+    played.happened("the game ends")
+
+
+def _survives_its_worker(played: Demo) -> str:
+    played.act(
+        "3. An image whose worker is killed",
+        "The request of the first image again. In the middle of the sampling the process that computes gets "
+        "SIGKILL, as from the kernel when memory is short.",
+    )
+    struck: list[int] = []
+
+    def strike(kind: str, data: Json) -> bool:
+        if (
+            kind == "progress"
+            and data["stage"] == "denoise"
+            and data["step"] == KILL_AFTER_STEP
+            and not struck
+        ):
+            struck.append(kill_image_worker(played.caller))
+            played.happened(f"kill -9 {struck[0]}, the worker", style="red")
+        return False
+
+    job = played.ask(SIDE)
+    played.watch(job, strike)
+    pixels = played.picture(job, 3)
+    played.say("It is the first picture again, byte for byte: the steps before the kill came from the tape.")
+    return pixels
+
+
+def _survives_its_server(played: Demo) -> str:
+    played.act(
+        "4. An image whose server is killed",
+        "The same request once more. When the sampling is done and the pixels are being made, the whole "
+        "server gets SIGKILL.",
+    )
+
+    def strike(kind: str, data: Json) -> bool:
+        if kind != "progress" or data["stage"] != "decode":
+            return False
+        played.happened(f"kill -9 {played.server.pid}, the server", style="red")
+        played.server.kill()
+        return True
+
+    job = played.ask(SIDE)
+    played.watch(job, strike)
+    played.restart()
+    played.happened("another server is up, and knows the job")
+    pixels = played.picture(job, 4)
+    played.say("The first picture again: nothing that was finished was computed a second time.")
+    return pixels
+
+
+def _has_a_guest(played: Demo) -> None:
+    played.act(
+        "5. A guest",
+        f"Another program asks for {size_text(GUEST_BYTES)} of the card, as any program can.",
+    )
+    began = time.monotonic()
+    wish = {"bytes": GUEST_BYTES, "purpose": "a game", "wait_ms": 10_000}
+    lease = played.caller.post("/internal/negotiate_vram", wish)
+    if lease["state"] == "waiting":
+        lease = played.caller.get(f"/internal/leases/{lease['lease']}", wait_ms=10_000)
+    took_ms = round((time.monotonic() - began) * 1000)
+    played.happened(f"{lease['state']} after {time_text(took_ms)}; the card now:")
+    for pool in played.caller.get("/api/vram")["pools"]:
+        if pool["name"] != "ram":
+            for tenant in pool["tenants"]:
+                played.say(f"          {tenant['name']}: {size_text(tenant['predicted_bytes'])}")
+    _tell_peak(played)
+
+
+def _see_foreign(played: Demo) -> None:
+    """Wait until the server has seen who came."""
+    ends = time.monotonic() + SEEN_MAX_S
+    while time.monotonic() < ends:
+        pools = played.caller.get("/api/vram")["pools"]
+        if any(pool["name"] != "ram" and pool["foreign_bytes"] for pool in pools):
+            return
+        time.sleep(0.05)
+
+
+def _tell_peak(played: Demo) -> None:
+    card = played.server.card()
+    played.say(
+        f"The most that was ever held of the card: {card.tenants_peak_bytes} of {card.capacity_bytes} bytes."
+    )
+
+
+def _expect(first: str, again: str, name: str) -> None:
+    if again != first:
+        raise Bug(f"{name.capitalize()} differs from the first, although both come from the same request.")
+
+
+def _model() -> Path:
     """The demo model. Raises ClientError when it was never made."""
     folder = model_choice.demo_folder()
     if folder is None:
         raise ClientError(
             "The demo model is not there.", remedy="Make it with `make setup`.", code="no_demo_model"
         )
-    return model_choice.chosen_files(str(folder / "sd1-tiny.safetensors"), {})
+    return folder / "sd1-tiny.safetensors"
 
 
 def _make_folder(path: Path) -> None:
@@ -123,66 +278,3 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise png.unwritable(path, error.strerror or str(error)) from error
-
-
-def _order(files: ImageFiles, scene: Scene, output: Path) -> ImageOrder:
-    return ImageOrder(
-        files=files.files,
-        fingerprints=model_choice.fingerprints(files),
-        model_name=files.main.name,
-        request=ImageRequest(prompt=PROMPT, width=scene.pixels, height=scene.pixels, steps=STEPS, seed=7),
-        outputs=(output,),
-    )
-
-
-def _played(scene: Scene, order: ImageOrder, console: Console) -> Report:
-    with VirtualCard.create_in(ledger_folder(), VirtualSpec(capacity_bytes=scene.card_bytes)) as card:
-        try:
-            with _Stage(console, strikes=_killer(scene, card)) as shown:
-                return oneshot.make(order, shown, site=site_on(card))
-        finally:
-            card.remove()
-
-
-def _killer(scene: Scene, card: VirtualCard) -> Callable[[Stage], None]:
-    """Kills the process on the card when the scene says so, once."""
-    struck: list[int] = []
-
-    def strike(stage: Stage) -> None:
-        if stage is scene.killed_at and not struck:
-            struck.extend(row.pid for row in card.read().processes if row.alive)
-            for pid in struck:
-                os.kill(pid, signal.SIGKILL)
-
-    return strike
-
-
-class _Stage(Show):
-    """Shows a run as `tidegate image` does, and strikes when a stage begins."""
-
-    def __init__(self, console: Console, *, strikes: Callable[[Stage], None]) -> None:
-        super().__init__(console)
-        self._strikes = strikes
-
-    def stage_began(self, stage: Stage, *, image: int, count: int, how: Execution) -> None:
-        super().stage_began(stage, image=image, count=count, how=how)
-        self._strikes(stage)
-
-
-def _outcome(report: Report) -> list[str]:
-    lines = [_record_text(record) for record in report.stages]
-    if report.card is not None:
-        peak, capacity = report.card["peak_bytes"], report.card["capacity_bytes"]
-        lines.append(f"The most that was ever held of the card: {peak} of {capacity} bytes.")
-    return lines
-
-
-def _record_text(record: StageRecord) -> str:
-    predicted, seen = record.predicted_bytes, record.observed_peak_bytes
-    amount = f"{seen} bytes, as predicted" if seen == predicted else f"{seen} bytes, predicted {predicted}"
-    tries = f", attempt {record.attempts}" if record.attempts > 1 else ""
-    return f"{record.stage} {record.execution.text()}{tries}: {amount}, {time_text(record.ms)}"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(Padding(text, (0, 0, 0, 3)), highlight=False, markup=False)

@@ -1,0 +1,123 @@
+"""The demo's server: `tidegate serve` on a virtual card, in a process of its own that may be killed.
+
+Owns that process, its settings and its folder. What is asked of it is told by `demo`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from tidegate.cli.caller import Caller
+from tidegate.core.faults import WorkerError
+from tidegate.core.quantity import GIB
+from tidegate.runtime.cards.virtual import CardReading, VirtualCard
+
+CARD_BYTES: Final = 3 * GIB
+MODEL_NAME: Final = "demo"
+_MAIN: Final = "import sys; from tidegate.cli.main import main; sys.exit(main())"
+_SETTINGS: Final = """\
+[[cards]]
+device = "virtual:3GiB"
+
+[[models]]
+name = "{name}"
+model = '{model}'
+"""
+_END_MAX_S: Final = 20
+
+
+class DemoServer:
+    """One server after another over the same state folder."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self._state = folder / "state"
+        self._log = folder / "server.log"
+        self._config = folder / "tidegate.toml"
+        self._config.write_text(_SETTINGS.format(name=MODEL_NAME, model=model), encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @contextmanager
+    def over(cls, model: Path) -> Iterator[DemoServer]:
+        """A folder for servers; at the end neither is left."""
+        with tempfile.TemporaryDirectory(prefix="tidegate-demo-") as folder:
+            server = cls(Path(folder), model)
+            try:
+                yield server
+            finally:
+                server.stop()
+
+    def start(self) -> str:
+        """Start a server; its address. Raises WorkerError."""
+        command = [sys.executable, "-c", _MAIN, "serve", "--config", str(self._config)]
+        command += ["--state", str(self._state), "--port", "0"]
+        with self._log.open("ab") as log:
+            process = self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        assert process.stdout is not None, "it was asked for"
+        with process.stdout:
+            said = process.stdout.readline().decode().split()
+        if said[:2] != ["tidegate", "serves"]:
+            words = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise WorkerError(
+                f"The demo's server did not come up: {words[-1] if words else 'it said nothing'}",
+                remedy="Look at: tidegate doctor",
+            )
+        return said[2]
+
+    def kill(self) -> None:
+        """Kill it, as a crash or a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End it well."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_END_MAX_S)
+        except subprocess.TimeoutExpired:  # somebody stopped it; the demo does not wait for ever
+            self.kill()
+        self._process = None
+
+    def wait(self) -> None:
+        """Wait until somebody ends it."""
+        if self._process is not None:
+            self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 when there is none."""
+        return self._process.pid if self._process else 0
+
+    def card(self) -> CardReading:
+        """The card as its ledger has it."""
+        with self._ledger() as card:
+            return card.read().cards[0]
+
+    def fill_card(self, free_bytes: int) -> None:
+        """Let somebody else hold all of the card but so many bytes; all of them give everything back."""
+        with self._ledger() as card:
+            card.set_foreign(CARD_BYTES - free_bytes)
+
+    def _ledger(self) -> closing[VirtualCard]:
+        return closing(VirtualCard(self._state / "card-3GiB.vcard"))
+
+
+def kill_image_worker(caller: Caller) -> int:
+    """Kill the process that computes images; its id, 0 when there is none."""
+    workers = caller.get("/internal/health")["workers"]
+    pid = next((int(worker["pid"]) for worker in workers if worker["kind"] == "image"), 0)
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+    return pid
