@@ -61,7 +61,8 @@ class Request:
         self.saved = saved
 
     def note_shift(self, shift: llm_link.Shifted) -> None:
-        """More of the history was forgotten by its context."""
+        """More of the history was forgotten by its context; the saved state is of the longer one."""
+        self.keep(None)
         self.kept_count = shift.kept_count
         self.shifted_count += shift.shifted_count
 

@@ -31,7 +31,7 @@ from tidegate.workers.llm.keeper import Keeper
 from tidegate.workers.llm.outbox import Outbox
 from tidegate.workers.llm.placing import Placing
 from tidegate.workers.llm.slots import Slot, best_free
-from tidegate.workers.llm.streams import Step, Stream, Text, common_count
+from tidegate.workers.llm.streams import NEVER_SAVED, Step, Stream, Text, common_count
 from tidegate.workers.llm.vision import Eyes
 from tidegate.workers.llm.weights import EngineRefused, Weights
 
@@ -94,7 +94,11 @@ class Loop:
         self._turn += 1
         self._admit()
         prefilling = [(slot, stream) for slot, stream in self.streams() if stream.todo]
-        generating = [(slot, stream) for slot, stream in self.streams() if not stream.todo]
+        generating = [
+            (slot, stream)
+            for slot, stream in self.streams()
+            if not stream.todo and self._has_room(slot, stream)
+        ]
         if self._order.evaluation is Evaluation.THROUGHPUT:
             self._compute_together(prefilling, generating)
         else:
@@ -245,8 +249,16 @@ class Loop:
         stream.was_heard = True
         if stream.tokens_left <= 0:
             self._end(slot, stream, Ending.LENGTH)
-        elif slot.position >= self._order.context_tokens_count and not self._shift(slot, stream):
-            self._end(slot, stream, Ending.CONTEXT)
+
+    def _has_room(self, slot: Slot, stream: Stream) -> bool:
+        """Whether one more item fits, if need be after a shift; else the answer ends here.
+
+        A shift comes right before the call that carries it out, so that no state is ever saved between them.
+        """
+        if slot.position < self._order.context_tokens_count or self._shift(slot, stream):
+            return True
+        self._end(slot, stream, Ending.CONTEXT)
+        return False
 
     def _shift(self, slot: Slot, stream: Stream) -> bool:
         """Forget the older half after the beginning that is kept; False when that is not possible."""
@@ -257,6 +269,7 @@ class Loop:
         del stream.items[kept : kept + shifted]
         if not shifted:
             return False
+        stream.saved_count = NEVER_SAVED  # What the front has is of another history now.
         self._out.say(llm_link.Shifted(stream=stream.number, kept_count=kept, shifted_count=shifted))
         return True
 

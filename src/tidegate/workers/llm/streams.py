@@ -17,6 +17,8 @@ from typing import Any, Final  # Any: a pointer of the bindings
 from tidegate.wire import llm_link
 from tidegate.workers.llm.sampling import Chain
 
+# A stream whose state the front does not have at all: a snapshot is due.
+NEVER_SAVED: Final = -(1 << 30)
 # An item that is like no other: what a restored state holds beyond the history that it is restored for.
 UNKNOWN_ITEM: Final = -(2**40)
 
