@@ -56,7 +56,8 @@ told = {purpose: sum(row.charged_bytes for row in rows if row.on_card and row.pu
         for purpose in ("weights", "kv", "compute")}
 if arguments["image_px"]:
     projection = llama.predict_projector(
-        arguments["projector"], model=arguments["model"], card=cards[0], size_px=arguments["image_px"])
+        arguments["projector"], model=arguments["model"], card=cards[0],
+        sizes_px=[arguments["image_px"]])
     told |= {"projector": projection.weights_bytes, "image": projection.compute_bytes}
 say(**told)
 """

@@ -1,8 +1,8 @@
-"""How many bytes a projector for images takes, for the very image that is to be shown to it.
+"""How many bytes a projector for images takes, for the very images that are to be shown to it.
 
-Owns asking: the engine's own code loads the projector on a hollow card and encodes a blank image of that size
-there; what it took is what it will take. Call `attach_hollow_card` first. Neighbour `prediction` asks about
-language models, which need no hollow card.
+Owns asking: the engine's own code loads the projector on a hollow card and encodes blank images of these
+sizes there; what it took is what it will take. Call `attach_hollow_card` first. Neighbour `prediction` asks
+about language models, which need no hollow card.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any  # what the bindings hand out: ctypes structures and pointers
@@ -24,7 +24,7 @@ IMAGE_CHUNK = 1
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A projector's bytes on its card, as charged there, and the tokens that the image becomes."""
+    """A projector's bytes on its card, as charged there, and the tokens of the image that has the most."""
 
     weights_bytes: int
     compute_bytes: int
@@ -53,11 +53,13 @@ def predict_projector(
     *,
     model: str | Path,
     card: str,
-    size_px: tuple[int, int],
+    sizes_px: Sequence[tuple[int, int]],
     flash_attention: bool = True,
     image_tokens_max: int = 0,
 ) -> Projection:
-    """What the projector and one image of this width and height take on a hollow card of this name."""
+    """What the projector and images of these widths and heights, one after the other, take on a hollow card
+    of this name.
+    """
     parameters = projector_parameters(
         device=card, flash_attention=flash_attention, image_tokens_max=image_tokens_max
     )
@@ -65,7 +67,7 @@ def predict_projector(
     log().forget()
     with vocabulary(model) as text_model, _opened(projector, text_model, parameters) as opened:
         weights_bytes = _used_bytes(card) - before
-        tokens_count = _encode_blank(opened, size_px)
+        tokens_count = max(_encode_blank(opened, size_px) for size_px in sizes_px)
         return Projection(weights_bytes, _used_bytes(card) - before - weights_bytes, tokens_count)
 
 

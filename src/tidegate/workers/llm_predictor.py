@@ -23,8 +23,9 @@ LAYERS_MAX: Final = 1024
 # What a saved state has beside keys and values: a header, and for each cell its position and its sequences.
 STATE_HEADER_BYTES: Final = 4096
 STATE_CELL_BYTES: Final = 32
-# The picture that is foretold where nothing bounds its size: as large as a phone's screen shows it.
-PICTURE_PX: Final = (1280, 960)
+# Larger than any projector takes pictures in: they are made smaller until their tokens are as many as may
+# be, and how many that is depends on their form.
+PICTURES_PX: Final = ((2048, 2048), (2304, 1536), (2560, 1600), (3072, 1024))
 
 
 def _obey(talk: image.Conversation, exchange: int) -> None:
@@ -78,7 +79,7 @@ class Oracle:
                 asked.projector_path,
                 model=asked.path,
                 card=card,
-                size_px=PICTURE_PX,
+                sizes_px=PICTURES_PX,
                 flash_attention=asked.flash_attention,
                 image_tokens_max=asked.image_tokens_max,
             )
