@@ -78,7 +78,8 @@ class Journal:
         try:
             self._connection = schema.opened(self._path)
             found = recovered(self._connection)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
+            # UnicodeDecodeError: SQLite quotes a damaged name in its message. OSError: no file can be made.
             problems.append(self._put_aside(error))
             found = Recovered()
         found.problems += problems
@@ -224,7 +225,7 @@ class Journal:
                 "would lose what has happened since."
             )
 
-    def _put_aside(self, error: sqlite3.DatabaseError) -> str:
+    def _put_aside(self, error: Exception) -> str:
         """Make room for a new file; without a place for one, keep the journal in memory."""
         aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns() // 1_000_000}")
         if self._connection is not None:
