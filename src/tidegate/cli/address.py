@@ -31,7 +31,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def left(state: Path, address: Address) -> Iterator[None]:
     """Leave the address for as long as the server runs."""
     path = state / NAME
-    write_atomically(path, msgspec.json.encode(address))
+    with contextlib.suppress(OSError):  # a full disk: whoever looks for the server must be told where it is
+        write_atomically(path, msgspec.json.encode(address))
     try:
         yield
     finally:

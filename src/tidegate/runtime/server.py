@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tidegate.core import events as ev
 from tidegate.core.arbiter import Arbiter
@@ -53,6 +54,12 @@ class _Site:
     predictor: Predictor
     models: registry.Registry
     house: House
+
+
+_RELIEF: Final = {
+    "journal": "The journal can be written again.",
+    "storage": "Finished work and images can be saved again.",
+}
 
 
 class Server:
@@ -343,7 +350,7 @@ class Server:
         if self._trouble.get(subject, "") == text:
             return
         self._trouble[subject] = text
-        self._news.announce(text or "The journal can be written again.")
+        self._news.announce(text or _RELIEF[subject])
 
     async def _stop(self) -> None:
         """End what runs; unfinished jobs go on at the next start."""
