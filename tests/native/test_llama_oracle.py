@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -103,6 +104,31 @@ def test_what_is_no_model_is_refused_and_the_next_question_answered(
     assert answer.message
     after = asked(predictor, messages.PredictLlm(serial=2, path=str(sound), device="CUDA0", layers_max=1))
     assert isinstance(after, messages.LlmForetold)
+
+
+def test_a_projector_that_would_end_the_engine_ends_only_the_oracle(
+    predictor: Child[messages.FromWorker], synthetic_models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The engine takes it, and touches the missing matrix when it encodes: in a child that serves, once."""
+    folder = synthetic_models("qwen2vl-tiny")
+    sound = (folder / "qwen2vl-tiny-mmproj.gguf").read_bytes()
+    broken = tmp_path / "broken-mmproj.gguf"
+    broken.write_bytes(sound.replace(b"v.blk.0.attn_k.weight", b"v.blk.0.attn_x.weight"))
+    question = messages.PredictLlm(
+        serial=1,
+        path=str(folder / "qwen2vl-tiny.gguf"),
+        projector_path=str(broken),
+        device="CUDA0",
+        layers_max=1,
+        image_tokens_max=64,
+    )
+    answer = asked(predictor, question)
+    assert isinstance(answer, messages.Refused)
+    assert answer.fault is FaultKind.ENGINE
+    whole = str(folder / "qwen2vl-tiny-mmproj.gguf")
+    after = asked(predictor, msgspec.structs.replace(question, serial=2, projector_path=whole))
+    assert isinstance(after, messages.LlmForetold)
+    assert after.projector_compute_bytes > 0
 
 
 def test_the_death_of_the_oracle_is_not_the_predictors(
