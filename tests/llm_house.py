@@ -77,7 +77,6 @@ class LlmHouse:
                 projector_path=order.projector_path,
             )
         )
-        assert isinstance(self.opened, llm_front.ModelOpened), self.opened
 
     def __enter__(self) -> Self:
         return self

@@ -33,8 +33,9 @@ class StateNote(msgspec.Struct, frozen=True, kw_only=True):
     """What a saved state holds.
 
     `tokens_count` items of the history (a picture counts with all of its tokens), the next of which belongs
-    at `position`. It was saved from `slot`. A state is only taken into a context with the same `fingerprint`,
-    and only when `digest` is that of its bytes.
+    at `position`. It was saved from `slot`. The first `stepped_count` items were computed in whole steps of a
+    prompt, the others one by one. A state is only taken into a context with the same `fingerprint`, and only
+    when `digest` is that of its bytes.
     """
 
     tokens_count: int
@@ -43,6 +44,7 @@ class StateNote(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     digest: str
     slot: int = -1
+    stepped_count: int = 0
 
 
 class Ids(msgspec.Struct, frozen=True, array_like=True, tag="t"):
@@ -70,9 +72,9 @@ class Begin(Message, frozen=True, kw_only=True):
 
     Descriptors, in this order: the state when there is one, then one for each Image of the prompt.
     `generated` are the tokens of the answer so far. The state may be that of another conversation that begins
-    in the same way: `common_count` items of it are those of this history. `grammar` is GBNF with the rule
-    `root`; with `triggers` it counts from the first of these texts on. `shifted_count` tokens after
-    `kept_count` of the history were forgotten by context shifts.
+    in the same way (not `is_own`): `common_count` items of it are those of this history. `grammar` is GBNF
+    with the rule `root`; with `triggers` it counts from the first of these texts on. `shifted_count` tokens
+    after `kept_count` of the history were forgotten by context shifts.
     """
 
     stream: int
@@ -83,6 +85,7 @@ class Begin(Message, frozen=True, kw_only=True):
     triggers: tuple[str, ...] = ()
     state: StateNote | None = None
     common_count: int = 0
+    is_own: bool = True
     kept_count: int = 0
     shifted_count: int = 0
 

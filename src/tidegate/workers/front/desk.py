@@ -153,6 +153,7 @@ class Desk:
             triggers=request.triggers,
             state=saved.note if saved is not None else None,
             common_count=common,
+            is_own=request.saved is not None,
             kept_count=request.kept_count,
             shifted_count=request.shifted_count,
         )

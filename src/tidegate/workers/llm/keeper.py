@@ -31,6 +31,7 @@ class Keeper:
             fingerprint=self._fingerprint,
             digest=digest,
             slot=slot.index,
+            stepped_count=slot.marks[-1][0] if slot.marks else 0,
         )
         return note, descriptor
 
@@ -58,7 +59,7 @@ class Keeper:
         known = min(stream.order.common_count, note.tokens_count)
         slot.items = [*stream.items[:known], *[UNKNOWN_ITEM] * (note.tokens_count - known)]
         slot.position = note.position
-        slot.marks = _marks(stream, known)
+        slot.marks = _marks(stream, min(known, note.stepped_count))
         return True
 
     def _prove(self, slot: Slot, data: states.Bytes) -> None:
@@ -72,7 +73,7 @@ class Keeper:
 
 
 def _marks(stream: Stream, known: int) -> list[tuple[int, int]]:
-    """Where the steps of the prompt end, as far as the state is known."""
+    """Where the steps of the prompt end, as far as the state was computed in steps."""
     marks, position = [], 0
     for step in stream.steps:
         position += step.positions_count

@@ -49,13 +49,15 @@ class Placing:
         )
         told = len(stream.items) - stream.generated_count
         stream.chain.remember(stream.items[:told], stream.items[told:])
-        self._fill(slot, stream, shared)
-        self._cut_to_usable(slot, stream)
+        is_own = self._fill(slot, stream, shared)
+        self._cut_to_usable(slot, stream, is_own=is_own)
         stream.reused_count = stream.saved_count = len(slot.items)
         stream.todo.extend(self._todo(slot, stream))
 
-    def _fill(self, slot: Slot, stream: Stream, shared: int) -> None:
-        """From a saved state, or another slot, or what the slot held already: whatever knows most."""
+    def _fill(self, slot: Slot, stream: Stream, shared: int) -> bool:
+        """From a saved state, or another slot, or what the slot held already: whatever knows most. True when
+        it is a state of this very request.
+        """
         source = max(self._slots, key=lambda other: common_count(other.items, stream.items))
         elsewhere = common_count(source.items, stream.items)
         known = stream.order.common_count if stream.order.state is not None else 0
@@ -64,17 +66,22 @@ class Placing:
         if shared < len(slot.items) // 2:
             self._on_eviction(slot)
         if known and known >= elsewhere and self._keeper.restore(slot, stream):
-            return
+            return stream.order.is_own
         if elsewhere and source is not slot:
             slot.clear(self._context)
             self._context.copy(source.index, slot.index)
             slot.items, slot.marks = source.items.copy(), source.marks.copy()
             slot.position = source.position
+        return False
 
-    def _cut_to_usable(self, slot: Slot, stream: Stream) -> None:
-        """Keep what the history and the slot share, but leave something whose logits are still to come."""
+    def _cut_to_usable(self, slot: Slot, stream: Stream, *, is_own: bool) -> None:
+        """Keep what the history and the slot share, but leave something whose logits are still to come.
+
+        In `reproducible` what others left is used only in whole steps of this prompt: computed in another
+        way it would not be the same numbers.
+        """
         usable = min(common_count(slot.items, stream.items), len(stream.items) - 1)
-        if usable == len(slot.items):
+        if is_own and usable == len(slot.items):
             return
         if self._order.evaluation is Evaluation.REPRODUCIBLE:
             slot.cut_to_mark(self._context, {step.end for step in stream.steps if step.end <= usable})
