@@ -50,10 +50,12 @@ generated.
 - **Hanging up** on `/v1/images/...` cancels the job, unless it had such a key.
 - **Events** are server-sent events. `/api/events` replays what was missed after `Last-Event-ID`; an event
   `lost` tells how many were beyond the bounds. `/api/jobs/{job}/events` ends with the event `end`.
-- **OpenAI's fields**: `prompt`, `model`, `n`, `size`, `output_format`, `output_compression`,
+- **Streams of language models** end with `data: [DONE]`; while an answer waits they hold comments that say
+  why. Hanging up ends the answer.
+- **OpenAI's fields** for images: `prompt`, `model`, `n`, `size`, `output_format`, `output_compression`,
   `response_format`, `stream`, `partial_images`, and for edits `image`. Ours beside them: `negative_prompt`,
-  `seed`, `steps`, `cfg`, `guidance`, `sampler`, `scheduler`, `clip_skip`, `strength`, `priority`. Answers
-  carry `job` and `notices` as further fields. Masks are not supported and refused by name.
+  `seed`, `steps`, `cfg`, `guidance`, `sampler`, `scheduler`, `clip_skip`, `strength`, `priority`,
+  `enhance`. Answers carry `job` and `notices` as further fields. Masks are not supported and refused by name.
 """
 
 

@@ -68,10 +68,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: Path, model: Path) -> Iterator[Running]:
-    """One server; afterwards it ends well and leaves nobody behind."""
+def running(folder: Path, model: Path, *, further: str = "") -> Iterator[Running]:
+    """One server, with further settings; afterwards it ends well and leaves nobody behind."""
     config, state, log = folder / "tidegate.toml", folder / "state", folder / "log"
-    config.write_text(SETTINGS.format(model=model), encoding="utf-8")
+    config.write_text(SETTINGS.format(model=model) + further, encoding="utf-8")
     command = [
         sys.executable,
         "-c",

@@ -84,6 +84,14 @@ class Caller:
                 elif field == "data":
                     yield name, json.loads(value)
 
+    def lines(self, path: str, body: Mapping[str, object]) -> Iterator[str]:
+        """The lines of the stream that answers a command, comments too, as they come."""
+        with self._reached(), self._client.stream("POST", path, json=body) as answer:
+            if not answer.is_success:
+                answer.read()
+                raise fault_of(answer)
+            yield from (line for line in answer.iter_lines() if line)
+
     def _asked(self, method: str, path: str, **how: Any) -> Any:  # Any: passed on to the client as it is
         return self._answered(method, path, **how).json()
 
@@ -128,8 +136,9 @@ def fault_of(answer: httpx2.Response) -> Fault:
     """The fault that the server told, as if it had been raised here."""
     try:
         told = answer.json()["error"]
-        message, remedy, code = str(told["message"]), str(told["remedy"]), str(told["code"])
-    except (ValueError, KeyError, TypeError):  # something else answers on this port
+        # OpenAI's envelope has the remedy in the message.
+        message, remedy, code = str(told["message"]), str(told.get("remedy", "")), str(told["code"])
+    except (ValueError, KeyError, TypeError, AttributeError):  # something else answers on this port
         return ClientError(
             f"{answer.url} does not answer like tidegate (status {answer.status_code}).",
             remedy="Is another program on this port? Name the server with --server.",

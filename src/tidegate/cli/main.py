@@ -18,6 +18,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from tidegate import __version__
+from tidegate.cli.chat import chat
 from tidegate.cli.demo import demo
 from tidegate.cli.doctor import doctor
 from tidegate.cli.image import image
@@ -45,7 +46,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, image, demo, jobs, plan, top, doctor, replay, synth):
+for command in (serve, image, chat, demo, jobs, plan, top, doctor, replay, synth):
     app.command()(command)
 
 

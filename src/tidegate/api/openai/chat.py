@@ -55,7 +55,7 @@ async def complete_chat(wish: ChatRequest, request: Request, lobby: LobbyHere) -
     count = wish.n or 1
     handles = await asked(lobby.gate, seeded(body, count), model=wish.model, priority=wish.priority)
     head = {
-        "id": f"chatcmpl-{handles[0].id}",
+        "id": f"chatcmpl-{handles[0].id.removeprefix('chat-')}",
         "object": "chat.completion.chunk",
         "created": int(time.time()),
         "model": handles[0].model,
@@ -68,6 +68,7 @@ async def complete_chat(wish: ChatRequest, request: Request, lobby: LobbyHere) -
             ChatChoices(),
             head,
             count=count,
+            prompts_count=1,
             includes_usage=wish.includes_usage,
             notices=wish.notices,
         )
@@ -83,7 +84,7 @@ async def complete_chat(wish: ChatRequest, request: Request, lobby: LobbyHere) -
         choices=[
             _choice(index, reply, body.sampling.logprobs_count >= 0) for index, reply in enumerate(replies)
         ],
-        usage=usage_of([reply.ended for reply in replies]),
+        usage=usage_of([reply.ended for reply in replies], count=count),
         notices=wish.notices,
     )
 

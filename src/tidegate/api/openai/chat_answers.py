@@ -135,15 +135,15 @@ class CompletionAnswer(BaseModel):
     notices: list[str] = []
 
 
-def usage_of(ended: Sequence[asks.Ended]) -> LlmUsage:
-    """What several answers to the same prompt cost together: the prompt counts once for each."""
-    prompt_count = sum(one.prompt_count for one in ended)
+def usage_of(ended: Sequence[asks.Ended], *, count: int = 1) -> LlmUsage:
+    """What answers cost together; each prompt has `count` of them in a row, and is read once."""
+    prompt_count = sum(one.prompt_count for one in ended[::count])
     completion_count = sum(one.completion_count for one in ended)
     return LlmUsage(
         prompt_tokens=prompt_count,
         completion_tokens=completion_count,
         total_tokens=prompt_count + completion_count,
-        prompt_tokens_details=PromptDetails(cached_tokens=sum(one.cached_count for one in ended)),
+        prompt_tokens_details=PromptDetails(cached_tokens=sum(one.cached_count for one in ended[::count])),
     )
 
 

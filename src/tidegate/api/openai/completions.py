@@ -101,7 +101,7 @@ async def complete_text(
     bodies = [body for prompt in prompts for body in seeded(completion_of(wish, prompt), count)]
     handles = await asked(lobby.gate, bodies, model=wish.model, priority=wish.priority)
     echoed = await _echoed(wish, prompts, lobby.gate, count=count)
-    identity, model = f"cmpl-{handles[0].id}", handles[0].model
+    identity, model = f"cmpl-{handles[0].id.removeprefix('chat-')}", handles[0].model
     if wish.stream:
         head = {"id": identity, "object": "text_completion", "created": int(time.time()), "model": model}
         choir = Choir(lobby.gate, handles)
@@ -111,6 +111,7 @@ async def complete_text(
             choices,
             head,
             count=len(handles),
+            prompts_count=len(prompts),
             includes_usage=wish.includes_usage,
             notices=wish.notices,
         )
@@ -135,7 +136,7 @@ async def complete_text(
             )
             for index, reply in enumerate(replies)
         ],
-        usage=usage_of([reply.ended for reply in replies]),
+        usage=usage_of([reply.ended for reply in replies], count=count),
         notices=wish.notices,
     )
 

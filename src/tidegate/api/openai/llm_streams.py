@@ -90,16 +90,23 @@ def _choice(index: int, *, finish_reason: str | None = None, **said: object) -> 
 
 
 async def chunks(
-    choir: Choir, choices: Choices, head: Json, *, count: int, includes_usage: bool, notices: Sequence[str]
+    choir: Choir,
+    choices: Choices,
+    head: Json,
+    *,
+    count: int,
+    prompts_count: int,
+    includes_usage: bool,
+    notices: Sequence[str],
 ) -> AsyncIterator[bytes]:
-    """The bytes of one stream. `head` is what every chunk has."""
+    """The bytes of one stream of `count` answers. `head` is what every chunk has."""
     if includes_usage:
         head = {**head, "usage": None}
 
     def chunk(*made: Json, **further: object) -> bytes:
         return b"data: " + msgspec.json.encode({**head, "choices": made, **further}) + b"\n\n"
 
-    ended: list[asks.Ended] = []
+    ended: dict[int, asks.Ended] = {}
     try:
         yield b"".join(chunk(first) for n in range(count) if (first := choices.first(n)) is not None)
         while not choir.is_over:
@@ -113,7 +120,7 @@ async def chunks(
                     case asks.Resumed():
                         told += sse.comment("resumed")
                     case asks.Ended():
-                        ended.append(checked(item))
+                        ended[index] = checked(item)
                         is_last = len(ended) == count and notices
                         last = {"notices": list(notices)} if is_last else {}
                         told += chunk(choices.ended(index, item), **last)
@@ -124,5 +131,6 @@ async def chunks(
         yield sse.event({"error": problem(refusal_of(fault))})
         return
     if includes_usage:
-        yield chunk(usage=usage_of(ended).model_dump())
+        in_order = [ended[index] for index in sorted(ended)]
+        yield chunk(usage=usage_of(in_order, count=count // prompts_count).model_dump())
     yield sse.DONE
