@@ -122,6 +122,14 @@ def test_own_finished_stages_go_before_anybody_else() -> None:
     assert [release.tenant for release in plan.releases] == ["own/diffusion"]
 
 
+def test_what_others_took_of_ours_must_be_freed_before_anything_is_gained() -> None:
+    """A game took the card while we held 4 GiB of it: giving back 4.5 leaves half of one."""
+    plan = plan_stage(decode(-4 * GIB, KV, WEIGHTS))
+    freed = sum(release.card_bytes for release in plan.releases)
+    assert plan.option.footprint.card_bytes <= max(0, freed - 4 * GIB)
+    assert plan.execution != Execution(Placement.CARD)
+
+
 def test_the_kv_cache_yields_before_the_weights() -> None:
     plan = plan_stage(decode(1300 * MIB, WEIGHTS, KV))
     assert [release.tenant for release in plan.releases] == ["qwen/kv"]

@@ -181,7 +181,7 @@ class Relay:
         self, stage: Stage, worker: ImageWorker, *, rooms: Rooms, yielded_bytes: int = 0
     ) -> Iterator[StageOption]:
         """The ways to run a stage, best first, each predicted when it is looked at."""
-        room_bytes = rooms.card.usable_bytes + yielded_bytes if rooms.card else 0
+        room_bytes = max(0, rooms.card.usable_bytes + yielded_bytes) if rooms.card else 0
         try:
             for execution in self._footprints.executions(stage, worker, room_bytes=room_bytes):
                 option = self._footprints.option(stage, worker, execution=execution)

@@ -107,7 +107,7 @@ def fits_card(question: StageQuestion, candidate: Candidate) -> Rejection | None
         execution=candidate.option.execution,
         reason=Reason.CARD_BYTES,
         needed_bytes=short + usable,
-        available_bytes=usable + freed,
+        available_bytes=max(0, usable + freed),
     )
 
 

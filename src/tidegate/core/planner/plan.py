@@ -160,10 +160,10 @@ class Refusal:
 
 
 def _rooms(answer: Plan | Refusal) -> str:
-    ram = f"{size_text(answer.ram.usable_bytes)} of RAM"
+    ram = f"{size_text(max(0, answer.ram.usable_bytes))} of RAM"
     if answer.card is None:
         return f"{ram} may be used"
-    return f"{size_text(answer.card.usable_bytes)} of {answer.card.name} and {ram} may be used"
+    return f"{size_text(max(0, answer.card.usable_bytes))} of {answer.card.name} and {ram} may be used"
 
 
 def _concession_text(release: Concession) -> str:

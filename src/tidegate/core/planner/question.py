@@ -45,8 +45,10 @@ class Room:
 
     @property
     def usable_bytes(self) -> int:
-        """What may be given away now; never negative."""
-        return max(0, self.free_bytes - self.headroom_bytes)
+        """What may be given away now; negative when others took what we hold, or the headroom, so that as much
+        must be freed before anything else.
+        """
+        return self.free_bytes - self.headroom_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
