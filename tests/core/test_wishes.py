@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.core.test_arbiter import LLM, Recorder, chat, house, job
 
 from tidegate.core import effects as ef
@@ -125,3 +127,17 @@ def test_the_most_layers_are_found_where_figures_do_not_grow_evenly() -> None:
     less.world.workload.llms["llm0"] = uneven
     less.until(20_000)
     assert less.world.arbiter.state.models["llm0"].layers_count == 24
+
+
+def test_saved_state_is_charged_with_what_it_takes_not_with_what_was_foreseen() -> None:
+    seen = Recorder(house(8 * GIB), chat(0, "a", length_ms=20_000)).until(5_000)
+    seen.world.workload.llms["llm0"] = replace(LLM, state_bytes=3 * MIB)  # What is really handed over.
+    wish(seen, Level.WARM)
+    seen.until(seen.world.now_ms + 5_000)
+    kept = seen.world.arbiter.state.ledger.find("front", "state/llm0")
+    assert kept is not None
+    assert kept.ram_bytes == 3 * MIB
+    wish(seen, Level.HOT)
+    seen.until(seen.world.now_ms + 5_000)
+    assert seen.tide is Tide.HOT
+    assert seen.world.arbiter.state.ledger.find("front", "state/llm0") is None

@@ -26,11 +26,23 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs keys.")] = "",
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     state: StateFolder = "",
+    evaluation: Annotated[
+        str,
+        typer.Option(
+            help="throughput, or reproducible: a text never depends on who else is being served. "
+            "Holds for all language models."
+        ),
+    ] = "",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the settings.")] = False,
 ) -> None:
-    """Serve images over HTTP, until Ctrl-C. Jobs that are not done then go on at the next start."""
+    """Serve images and language models over HTTP, until Ctrl-C.
+
+    Jobs that are not done then go on at the next start.
+    """
     if schema:
         typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
         return
-    overrides = settings_file.Overrides(models=models, state=state, device=device, host=host, port=port)
+    overrides = settings_file.Overrides(
+        models=models, state=state, device=device, host=host, port=port, evaluation=evaluation
+    )
     served(lambda: settings_file.load(config, overrides))

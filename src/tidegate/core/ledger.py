@@ -108,6 +108,13 @@ class Ledger:
             lease.held_since_ms = at_ms
         lease.used_ms = at_ms
 
+    def shrink(self, lease: Lease, *, ram_bytes: int) -> None:
+        """Note that the holder needs less RAM for this than was foreseen."""
+        assert lease.is_charged and 0 <= ram_bytes <= lease.ram_bytes, "a charged lease only shrinks"
+        self._add(lease, charged=-1)
+        lease.ram_bytes = ram_bytes
+        self._add(lease, charged=1)
+
     def ask(self, lease: Lease) -> None:
         """Ask for the bytes of a lease; they stay charged."""
         lease.to(LeasePhase.RELEASING)

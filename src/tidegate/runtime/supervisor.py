@@ -145,6 +145,7 @@ class Supervisor:
             ending.append(process.ended)
         if ending:
             await asyncio.wait(ending)
+        self.last_errors.clear()  # They ended because they were told to.
 
     async def close(self) -> None:
         """End every process: politely first, then by KILL; return when all of them were reaped."""

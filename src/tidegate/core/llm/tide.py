@@ -118,6 +118,8 @@ def _warm(state: State, model: Model, event: LevelReached) -> None:
     kept = saved_state(state, model)
     if kept is not None:
         state.ledger.hold(kept, at_ms=state.now_ms)
+        # Reserved was what full contexts take; most conversations are far shorter.
+        state.ledger.shrink(kept, ram_bytes=min(kept.ram_bytes, event.state_bytes))
     paused_count = suspend_running(state, model)
     if paused_count:
         state.notify(suspended(model.name, requests_count=paused_count, state_bytes=event.state_bytes))
