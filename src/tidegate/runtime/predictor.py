@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -19,7 +20,7 @@ from tidegate.core.house import LlmFootprint, Split
 from tidegate.core.planner.option import Footprint
 from tidegate.core.stage import Execution
 from tidegate.runtime.clock import Clock
-from tidegate.runtime.conversation import Declined, Gone
+from tidegate.runtime.conversation import Conversation, Declined, Gone
 from tidegate.runtime.journal import records as rec
 from tidegate.runtime.journal.records import Record
 from tidegate.runtime.llm_registry import LlmRegistry
@@ -56,7 +57,8 @@ class Predictor:
         self._clock = clock
         self._known = known
         self._post = post
-        self._opened: dict[int, set[str]] = {}
+        # By conversation and not by process id, which a later process may have again.
+        self._opened: WeakKeyDictionary[Conversation, set[str]] = WeakKeyDictionary()
         self.models = Registry(entries={})
         self.llms = llms
 
@@ -66,7 +68,7 @@ class Predictor:
         for name, entry in models.entries.items():
             try:
                 facts[name] = await process.talk.ask(entry.command(self._device), messages.Opened)
-                self._opened.setdefault(process.pid, set()).add(name)
+                self._opened.setdefault(process.talk, set()).add(name)
             except Declined as declined:
                 facts[name] = f"The engine refuses it: {declined.message}."
         self.models = with_facts(models, facts)
@@ -158,7 +160,7 @@ class Predictor:
     async def _ask(
         self, process: Process, entry: Entry, key: FootprintKey, execution: Execution
     ) -> Footprint | None:
-        opened = self._opened.setdefault(process.pid, set())
+        opened = self._opened.setdefault(process.talk, set())
         if entry.name not in opened:
             await process.talk.ask(entry.command(self._device), messages.Opened)
             opened.add(entry.name)

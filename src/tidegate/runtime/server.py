@@ -16,6 +16,7 @@ from typing import Final
 
 from tidegate.core import events as ev
 from tidegate.core.arbiter import Arbiter
+from tidegate.core.effects import GuestState
 from tidegate.core.faults import WorkerError
 from tidegate.core.house import House
 from tidegate.core.worker import PREDICTOR, WorkerKind
@@ -330,7 +331,15 @@ class Server:
         workers = [
             (name, number, process.pid) for name, (number, process) in self._supervisor.named().items()
         ]
-        return workers + [(f"guest/{lease}", 0, pid) for lease, pid in self._guests.copy().items()]
+        return workers + [(f"guest/{lease}", 0, pid) for lease, pid in self._present().items()]
+
+    def _present(self) -> dict[str, int]:
+        """Guests with their processes. Who was denied or let its lease run out is a guest no more."""
+        for lease in self._guests.copy():
+            view = self._news.leases.get(lease)
+            if view is not None and view.state not in (GuestState.WAITING, GuestState.GRANTED):
+                self._guests.pop(lease, None)
+        return self._guests.copy()
 
     def _predicting(self) -> Process | None:
         supervisor = self._supervisor
