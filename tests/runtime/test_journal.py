@@ -7,7 +7,7 @@ import random
 import resource
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -261,3 +261,22 @@ def test_a_journal_of_a_later_version_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(schema.TooNew, match="newer tidegate"):
         Journal(tmp_path, on_problem=print).open()
+
+
+def test_no_more_events_are_kept_than_wished_and_a_core_can_be_replayed_from_the_oldest(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path, on_problem=print, events_count_max=1_000)
+    found = journal.open()
+    journal.begin(Arbiter(HOUSE), is_fresh=True)
+    for at_ms in range(1, 3_001):
+        journal.append(ev.Told(at_ms=at_ms, sequence=at_ms))
+    journal.close()
+    assert not found.last_number
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        (events,) = connection.execute("SELECT count(*) FROM events").fetchone()
+        (first,) = connection.execute("SELECT min(number) FROM snapshots").fetchone()
+        (oldest,) = connection.execute("SELECT min(number) FROM events").fetchone()
+    assert 0 < events <= 1_000
+    assert oldest == first + 1
+    assert read_back(tmp_path).state.told_sequence == 3_000

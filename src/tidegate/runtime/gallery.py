@@ -17,12 +17,11 @@ from typing import Final
 import msgspec
 
 from tidegate.core.faults import ClientError
+from tidegate.runtime.settings import KeepSettings
 from tidegate.runtime.store import FOLDER_MODE, Store
 from tidegate.runtime.views import ImageView
 from tidegate.wire import artifacts
 
-# Kept in memory, some 2 kB each. What is older stays on the disk and is found again when there is room.
-IMAGES_MAX: Final = 20_000
 # Images that a full disk did not take, a few megabytes each.
 UNSAVED_MAX: Final = 32
 
@@ -37,9 +36,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 class Gallery:
     """The images of one state folder."""
 
-    def __init__(self, state: Path, store: Store) -> None:
+    def __init__(self, state: Path, store: Store, keep: KeepSettings) -> None:
         self._folder = state / "images"
         self._store = store
+        self._keep = keep
         self._cards: dict[str, Card] = {}
         self._unsaved: dict[str, tuple[ImageView, bytes]] = {}
 
@@ -53,7 +53,8 @@ class Gallery:
             except (OSError, msgspec.MsgspecError) as error:
                 damaged.append(f"The image file {path.name} cannot be read: {error}.")
         found.sort(key=lambda card: card.view.created_at_ms)
-        self._cards = {card.view.id: card for card in found[-IMAGES_MAX:]}
+        self._cards = {card.view.id: card for card in found}
+        self.trim()
         return damaged
 
     def add(self, view: ImageView, png: bytes) -> str:
@@ -76,9 +77,30 @@ class Gallery:
             del self._unsaved[image]
         while len(self._unsaved) > UNSAVED_MAX:
             del self._unsaved[next(iter(self._unsaved))]
-        if len(self._cards) > IMAGES_MAX:
-            del self._cards[next(iter(self._cards))]
+        self.trim()
         return trouble
+
+    def trim(self) -> None:
+        """Let the oldest images go until what is kept is within its limits; the youngest one always stays."""
+        count = len(self._cards)
+        total_bytes = sum(card.view.size_bytes for card in tuple(self._cards.values()))
+        too_many: list[Card] = []
+        for card in tuple(self._cards.values())[:-1]:
+            if count <= self._keep.images_count_max and total_bytes <= self._keep.images_bytes_max:
+                break
+            too_many.append(card)
+            count -= 1
+            total_bytes -= card.view.size_bytes
+        for card in too_many:
+            self._unsaved.pop(card.view.id, None)
+            self._cards.pop(card.view.id, None)
+        kept = self.objects() if too_many else set()
+        for card in too_many:
+            # On a disk that takes no change they stay, and are counted again at the next start.
+            with contextlib.suppress(OSError):
+                (self._folder / f"{card.view.id}.json").unlink(missing_ok=True)
+                if card.png_sha256 not in kept:
+                    self._store.remove(card.png_sha256)
 
     def page(self, *, count_max: int, before: str) -> tuple[ImageView, ...]:
         """The youngest images first, beginning after `before`."""

@@ -56,9 +56,9 @@ def laid(settings: Settings, *, on_problem: Callable[[str], None]) -> Ground:
     try:
         store = Store(state)
         store.prepare()
-        gallery = Gallery(state, store)
+        gallery = Gallery(state, store, settings.keep)
         problems = gallery.open()
-        journal = Journal(state, on_problem=on_problem)
+        journal = Journal(state, on_problem=on_problem, events_count_max=settings.keep.events_count_max)
         found = journal.open()
         virtual = premises.ledger_for(parse_device(settings.cards[0].device), state)
         models = registry.gathered(settings)

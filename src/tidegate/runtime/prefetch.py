@@ -1,20 +1,22 @@
-"""Prefetch: a model's files brought into the page cache before they are asked for, on a thread of its own.
+"""Prefetch: a component's bytes brought into the page cache before they are needed, on a thread of its own.
 
 Owns the advice to the kernel and nothing else: no byte is held by us, and the kernel drops what it needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
 from tidegate.core import effects as ef
-from tidegate.core.stage import COMPONENT_OF, Component, Stage
+from tidegate.core.stage import COMPONENT_OF, Stage
 from tidegate.runtime.cards.memory import read_host_memory
-from tidegate.runtime.registry import Entry, Registry
+from tidegate.runtime.models.extents import Extent
+from tidegate.runtime.registry import Registry
 from tidegate.runtime.threads import Threads
 
 # Told to the kernel in pieces, so that other readers of the disk get their turn.
@@ -42,43 +44,42 @@ class Prefetch:
         following = _NEXT.get(task.stage)
         if entry is None or following is None:
             return
-        files = _files_of(entry, COMPONENT_OF[following])
-        name = f"{entry.name}/{following}"
+        component = COMPONENT_OF[following]
+        name = entry.part(component)
         if name != self._last:  # The same component again is in the page cache already.
             self._last = name
-            self._threads.prefetch.submit(_advise, files)
+            self._threads.prefetch.submit(advised, entry.extents.get(component, ()))
 
     def whole(self, files: Iterable[Path]) -> Future[int]:
         """Have all files of a model read; the future holds the bytes that were asked for."""
-        return self._threads.prefetch.submit(_advise, tuple(files))
+        return self._threads.prefetch.submit(_advised_whole, tuple(files))
 
 
-def _files_of(entry: Entry, component: Component) -> tuple[Path, ...]:
-    """The files that may hold a component."""
-    names = {
-        Component.TEXT_ENCODER: ("clip_l", "clip_g", "t5xxl", "llm", "model"),
-        Component.DIFFUSION: ("diffusion_model", "model"),
-        Component.VAE: ("taesd", "vae", "model"),
-    }[component]
-    found = [entry.files[role] for role in names if role in entry.files]
-    return tuple(found if component is Component.TEXT_ENCODER else found[:1])
-
-
-def _advise(paths: Iterable[Path]) -> int:
-    asked_bytes = 0
+def _advised_whole(paths: Iterable[Path]) -> int:
+    extents = []
     for path in paths:
+        with contextlib.suppress(OSError):  # the loading that follows says so, with its reason
+            extents.append(Extent(path, 0, path.stat().st_size))
+    return advised(extents)
+
+
+def advised(extents: Sequence[Extent]) -> int:
+    """Ask the kernel to read these bytes, as far as there is room; return how many were asked for."""
+    asked_bytes = 0
+    for extent in extents:
+        if read_host_memory().available_bytes < extent.size_bytes + SPARE_BYTES:
+            continue
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             # The loading that follows says so, with its reason.
             continue
         try:
-            size_bytes = os.fstat(descriptor).st_size
-            if read_host_memory().available_bytes < size_bytes + SPARE_BYTES:
-                continue
-            for offset in range(0, size_bytes, PIECE_BYTES):
-                os.posix_fadvise(descriptor, offset, PIECE_BYTES, os.POSIX_FADV_WILLNEED)
-            asked_bytes += size_bytes
+            end_bytes = extent.offset_bytes + extent.size_bytes
+            for offset in range(extent.offset_bytes, end_bytes, PIECE_BYTES):
+                length = min(PIECE_BYTES, end_bytes - offset)
+                os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+            asked_bytes += extent.size_bytes
         finally:
             os.close(descriptor)
     return asked_bytes

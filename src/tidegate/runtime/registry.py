@@ -21,6 +21,7 @@ from tidegate.core.house import ImageModel
 from tidegate.core.stage import Component
 from tidegate.runtime.model_choice import IMAGE_KINDS, demo_folder
 from tidegate.runtime.models.assembly import ImageFiles, assemble
+from tidegate.runtime.models.extents import Extent, extents_of
 from tidegate.runtime.models.fingerprint import fingerprint_of
 from tidegate.runtime.models.shelf import resolve, scan
 from tidegate.runtime.settings import ModelSettings, Settings
@@ -47,6 +48,7 @@ class Entry:
     threads: int = 0
     facts: messages.Opened | None = None
     owners: Mapping[Component, str] = field(default_factory=dict)
+    extents: Mapping[Component, tuple[Extent, ...]] = field(default_factory=dict)
 
     @property
     def opened(self) -> messages.Opened:
@@ -221,4 +223,5 @@ def _entry(name: str, files: ImageFiles, model: ModelSettings | None = None) -> 
         flash_attention=model.flash_attention if model else True,
         direct_convolution=model.direct_convolution if model else True,
         threads=model.threads if model else 0,
+        extents=extents_of(files),
     )

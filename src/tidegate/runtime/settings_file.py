@@ -50,7 +50,9 @@ def found(explicit: str = "") -> Path | None:
     """The file to read: the one named, $TIDEGATE_CONFIG, or the user's own if there is one."""
     if named := explicit or os.environ.get(CONFIG_VARIABLE, ""):
         return Path(named).expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    base = os.environ.get("XDG_CONFIG_HOME") or _in_home(".config")
+    if base is None:
+        return None
     usual = Path(base) / "tidegate" / "tidegate.toml"
     return usual if usual.is_file() else None
 
@@ -91,8 +93,21 @@ def state_folder_of(settings: Settings) -> Path:
         return settings.paths.state
     if named := os.environ.get(STATE_VARIABLE):
         return Path(named).expanduser() / "server"
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    base = os.environ.get("XDG_STATE_HOME") or _in_home(".local/state")
+    if base is None:
+        raise ClientError(
+            "There is no home folder, so the server has no place for its state.",
+            remedy="Name one with --state, or with `state` under [paths] of the settings.",
+            code="no_home",
+        )
     return Path(base) / "tidegate" / "server"
+
+
+def _in_home(name: str) -> Path | None:
+    try:
+        return Path.home() / name
+    except RuntimeError:  # no $HOME, and no entry among the users either
+        return None
 
 
 def _overridden(table: dict[str, object], overrides: Overrides) -> dict[str, object]:

@@ -32,7 +32,8 @@ from tidegate.runtime.journal.recovery import Recovered, recovered
 FILE: Final = "journal.sqlite"
 # A restart replays at most so many events, some 0.2 ms each.
 SNAPSHOT_EVENTS: Final = 2_000
-SNAPSHOTS_MAX: Final = 8
+# Events are kept from a snapshot on, so that a core can be replayed from the first one.
+EVENTS_COUNT_MAX: Final = 100_000
 NOTICES_MAX: Final = 10_000
 BATCH_MAX: Final = 256
 # What nobody waits for gathers this long, so that the writer computes between requests and not during them.
@@ -55,8 +56,14 @@ class _Entry:
 class Journal:
     """The journal of one state folder."""
 
-    def __init__(self, state: Path, *, on_problem: Callable[[str], None]) -> None:
+    def __init__(
+        self, state: Path, *, on_problem: Callable[[str], None], events_count_max: int = EVENTS_COUNT_MAX
+    ) -> None:
         """`on_problem` is called on the writer's thread, with "" when all is well again."""
+        # A snapshot comes with the batch in which it is due. Two are the least: from one to the other the
+        # events can be replayed.
+        self._snapshot_events = min(SNAPSHOT_EVENTS, max(1, events_count_max // 2 - BATCH_MAX))
+        self._snapshots_max = max(2, events_count_max // (self._snapshot_events + BATCH_MAX))
         self._path = state / FILE
         self._on_problem = on_problem
         self._connection: sqlite3.Connection | None = None
@@ -147,7 +154,7 @@ class Journal:
         rows, records = self._taken_in(batch)
         self._backlog += records
         snapshot: bytes | None = None
-        if self._is_holed or is_last or self._number - self._snapshot_number >= SNAPSHOT_EVENTS:
+        if self._is_holed or is_last or self._number - self._snapshot_number >= self._snapshot_events:
             snapshot = codec.snapshot_bytes(self._replica) if self._replica is not None else None
         is_full = any(entry.written is not None for entry in batch) or is_last
         try:
@@ -207,7 +214,7 @@ class Journal:
         connection.execute(
             "DELETE FROM snapshots WHERE number NOT IN"
             " (SELECT number FROM snapshots ORDER BY number DESC LIMIT ?)",
-            (SNAPSHOTS_MAX,),
+            (self._snapshots_max,),
         )
         connection.execute("DELETE FROM events WHERE number <= (SELECT min(number) FROM snapshots)")
         connection.execute(
