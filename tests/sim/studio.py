@@ -20,6 +20,7 @@ from tidegate.core.stage import COMPONENT_OF, DecodeMode, Execution, Placement, 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+_BEFORE = {Stage.DENOISE: Stage.ENCODE, Stage.DECODE: Stage.DENOISE}
 PROGRESS_COUNT = 2  # Signs of life of a sampling stage; more would only make schedules long.
 
 
@@ -133,7 +134,9 @@ class Studio:
         return 64 * 64  # The probing job of the liveness phase.
 
     def _part(self, effect: ef.RunStage) -> str:
-        return f"{effect.model}/{COMPONENT_OF[effect.stage]}"
+        house = self._world.workload.house
+        found = next(known for known in house.image_models if known.name == effect.model)
+        return found.part(COMPONENT_OF[effect.stage])
 
     def _promise(self, process: Process, effect: ef.RunStage, truly: Footprint) -> None:
         """Note what the process may hold from now on for this stage."""
@@ -213,7 +216,31 @@ class Studio:
             signal = (0, 6, 11)[world.chance.number("signal", 0, 2)]
             world.later(world.chance.number("dies", 1, 2_000), lambda: world.die(process, signal=signal))
             return
+        if effect.stage in _BEFORE and world.fault("lose", "stage", world.faults.lose):
+            world.later(world.chance.number("loses", 1, 50), lambda: self._lose(process, effect))
+            return
         self._compute(process, effect, compute.card_actual + part.card_actual)
+
+    def _lose(self, process: Process, effect: ef.RunStage) -> None:
+        """What the stage before had saved cannot be read: it has to run again."""
+        world = self._world
+        if process.is_dead or process.is_deaf or process.busy_with != f"{effect.job}#{effect.attempt}":
+            return
+        process.busy_with = ""
+        world.free(process, ("compute",), at_fault="compute")
+        lost = _BEFORE[effect.stage]
+        world.judge.jobs[effect.job].left.insert(0, lost)
+        self._charge_failure(effect.job)
+        world.deliver(
+            ev.CheckpointLost(
+                at_ms=world.now_ms,
+                worker=process.worker,
+                incarnation=process.incarnation,
+                job=effect.job,
+                attempt=effect.attempt,
+                stages=(lost,),
+            )
+        )
 
     def _charge_failure(self, job: str) -> None:
         self._world.judge.jobs[job].failed_attempts += 1

@@ -41,6 +41,7 @@ class Faults:
     free_late: int = 0
     leak: int = 0
     deaf: int = 0  # Ignores an ask, or SIGTERM.
+    lose: int = 0  # What an earlier stage saved is gone.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def workload(seed: int) -> Workload:
         total_bytes=chance.number("ram", 7, 20) * GIB,
         headroom_bytes=256 * MIB,
     )
-    images = tuple(_image_model(chance, index) for index in range(chance.number("image models", 1, 2)))
+    images = _image_models(chance)
     names = [f"llm{index}" for index in range(chance.number("llms", 0, 5) // 2)]
     llms = {name: _llm(chance) for name in names}
     configured = tuple(
@@ -93,6 +94,18 @@ def _card(chance: Chance, index: int) -> CardDescriptor:
         headroom_bytes=chance.number("headroom", 0, 2) * 64 * MIB,
         unified=chance.happens("unified", 60),
     )
+
+
+def _image_models(chance: Chance) -> tuple[ImageModel, ...]:
+    """One or two models; the second may have components out of the first one's files."""
+    models = tuple(_image_model(chance, index) for index in range(chance.number("image models", 1, 2)))
+    shared = [component for component in Component if chance.happens(f"shares {component}", 150)]
+    if len(models) < 2 or not shared:
+        return models
+    first, second = models
+    weights = {**second.weights_bytes, **{component: first.weights_bytes[component] for component in shared}}
+    owners = dict.fromkeys(shared, first.name)
+    return first, ImageModel(name=second.name, weights_bytes=weights, owners=owners)
 
 
 def _image_model(chance: Chance, index: int) -> ImageModel:
@@ -122,7 +135,9 @@ def _faults(chance: Chance) -> Faults:
     theme = chance.number("theme", 0, 2 * len(names) - 1)
     if theme < len(names):
         return Faults(**{names[theme]: chance.number("theme strength", 100, 500)})
-    return Faults(**{name: chance.number("strength", 10, 100) for name in names})
+    return Faults(
+        **{name: chance.number("strength", 10, 100) for name in names}, lose=chance.number("loses", 0, 60)
+    )
 
 
 def _acts(chance: Chance, house: House, llms: list[str]) -> tuple[Act, ...]:
@@ -152,6 +167,8 @@ def _acts(chance: Chance, house: House, llms: list[str]) -> tuple[Act, ...]:
         acts.append(Act(at_ms, "guest", "guest0", data, card.name))
     if chance.happens("killer", 200):
         acts.append(Act(chance.number("kills at", 500, ACTS_MS), "kill", "any"))
+    if chance.happens("unload", 150):
+        acts.append(Act(chance.number("unloads at", 1_000, ACTS_MS), "unload", house.image_models[0].name))
     if chance.happens("restart", 40):
         acts.append(Act(chance.number("restarts at", 500, ACTS_MS), "restart", "arbiter"))
     return tuple(sorted(acts, key=lambda act: (act.at_ms, act.what, act.who)))

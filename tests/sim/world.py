@@ -135,6 +135,8 @@ class World:
                 self.deliver(event)
             case "job_cancel":
                 self.deliver(ev.JobCancelled(at_ms=self.now_ms, job=act.who))
+            case "unload":
+                self.deliver(ev.ModelUnwanted(at_ms=self.now_ms, model=act.who))
             case "chat":
                 self.talk.asked(act.who, act.text, priority=act.data[0], length_ms=act.data[1])
             case "chat_cancel":

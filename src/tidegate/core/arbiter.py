@@ -106,6 +106,11 @@ def _apply(state: State, event: ev.Event) -> None:
             stages.failed(state, event)
         case ev.StageStopped():
             stages.stopped(state, event)
+        case ev.CheckpointLost():
+            stages.checkpoint_lost(state, event)
+        case ev.ModelUnwanted():
+            if event.model not in state.unwanted:
+                state.unwanted.append(event.model)
         case ev.GuestAsked():
             negotiation.asked(state, event)
         case ev.GuestRenewed():
@@ -239,7 +244,7 @@ def _worker_ready(state: State, worker: Worker) -> None:
 def _lose(state: State, worker: Worker, event: ev.WorkerExited | None) -> None:
     """A process is gone, by its own fault or as asked; None: together with the arbiter's."""
     hung, asked = worker.is_at_fault, worker.phase in (WorkerPhase.STOPPING, WorkerPhase.KILLING)
-    supervision.exited(state, worker, event)
+    was_killed = supervision.exited(state, worker, event)
     for binding in tuple(state.bindings.values()):
         if binding.worker == worker.name:
             replan(state, binding, why="the worker that it was planned for ended")
@@ -247,9 +252,10 @@ def _lose(state: State, worker: Worker, event: ev.WorkerExited | None) -> None:
         case WorkerKind.IMAGE:
             stages.lost(state, worker, signal=None if event is None else event.signal, hung=hung)
         case WorkerKind.LLM:
-            tide.lost(state, state.models[worker.model], failed=event is not None and (hung or not asked))
+            failed = event is not None and (hung or not asked) and not was_killed
+            tide.lost(state, state.models[worker.model], failed=failed)
         case WorkerKind.PREDICTOR:
-            prediction.predictor_lost(state)
+            prediction.predictor_lost(state, was_killed=was_killed)
         case WorkerKind.FRONT:
             for model in state.models.values():
                 _lose_front(state, model.name)

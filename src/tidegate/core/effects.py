@@ -273,7 +273,7 @@ ANSWERS: Mapping[type[Effect], tuple[type[ev.Event], ...]] = MappingProxyType(
         KillWorker: (ev.WorkerExited,),
         Predict: (ev.FootprintPredicted, ev.PredictionFailed, ev.WorkerExited),
         PredictLlm: (ev.LlmPredicted, ev.PredictionFailed, ev.WorkerExited),
-        RunStage: (ev.StageFinished, ev.StageFailed, ev.StageStopped, ev.WorkerExited),
+        RunStage: (ev.StageFinished, ev.StageFailed, ev.StageStopped, ev.CheckpointLost, ev.WorkerExited),
         StopStage: (ev.StageStopped, ev.StageFinished, ev.StageFailed, ev.WorkerExited),
         FinishJob: (ev.JobClosed,),
         SetLevel: (ev.LevelReached, ev.LevelFailed, ev.WorkerExited),

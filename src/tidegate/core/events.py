@@ -186,6 +186,22 @@ class StageFailed(StageFact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointLost(StageFact):
+    """The attempt found no use: what these earlier stages had saved is gone or damaged. They are named in
+    order; the component that was loaded for the attempt stays loaded.
+    """
+
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUnwanted(Fact):
+    """The user wants back what an image model holds; it goes as soon as nobody computes with it."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageStopped(StageFact):
     """The stage ended early as StopStage asked; tape and checkpoints are kept, the component is still
     loaded.
@@ -329,6 +345,8 @@ Event = (
     | StageFinished
     | StageFailed
     | StageStopped
+    | CheckpointLost
+    | ModelUnwanted
     | ChatSubmitted
     | ChatCancelled
     | ChatProgressed

@@ -25,13 +25,14 @@ from tidegate.core.llm.level import HELD_DOWN, SERVING, Level, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import running, sink, worker_of
 from tidegate.core.llm.wish import give_up, is_wished_up
-from tidegate.core.notice import awaited, prewarmed, released_idle, relieved
+from tidegate.core.notice import awaited, prewarmed, released_idle, relieved, unloaded
 from tidegate.core.patience import answers_until_ms, quantum_until_ms
 from tidegate.core.planner.choose import choose, yield_ordered
 from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Concession
 from tidegate.core.pool import Pool
 from tidegate.core.prediction import ensure_predictor, want_llm
+from tidegate.core.stage import Component
 from tidegate.core.state import Alarm, Binding, BindingKind, State
 from tidegate.core.supervision import release
 from tidegate.core.worker import Worker, WorkerKind, WorkerPhase
@@ -296,17 +297,32 @@ def _release_idle_components(state: State, worker: Worker) -> None:
     if not is_idle(state, worker):
         return
     limit_ms = state.policy.idle_release_ms
-    idle = [
+    held = [
         lease
         for lease in state.ledger.of(worker.name)
-        if "/" in lease.part and lease.phase is LeasePhase.HELD and state.now_ms - lease.used_ms >= limit_ms
+        if "/" in lease.part and lease.phase is LeasePhase.HELD
     ]
+    unwanted = [lease for lease in held if is_unwanted(state, lease.part)]
+    if unwanted:
+        amount_bytes = sum(lease.card_bytes + lease.ram_bytes for lease in unwanted)
+        what = " and ".join(dict.fromkeys(lease.part.partition("/")[0] for lease in unwanted))
+        state.notify(unloaded(worker.name, what, amount_bytes=amount_bytes))
+        release(state, worker, leases=unwanted)
+        return
+    idle = [lease for lease in held if state.now_ms - lease.used_ms >= limit_ms]
     if idle:
         amount_bytes = sum(lease.card_bytes + lease.ram_bytes for lease in idle)
         state.notify(
             released_idle(worker.name, f"the idle {worker.name}", amount_bytes=amount_bytes, idle_ms=limit_ms)
         )
         release(state, worker, leases=idle)
+
+
+def is_unwanted(state: State, part: str) -> bool:
+    """Whether every model that a component serves is unwanted."""
+    component = Component(part.rpartition("/")[2])
+    served = [model.name for model in state.house.image_models if model.part(component) == part]
+    return bool(served) and all(name in state.unwanted for name in served)
 
 
 def _quantum_ends(state: State, card: str) -> list[int]:

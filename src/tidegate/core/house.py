@@ -41,10 +41,19 @@ class CardDescriptor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageModel:
-    """An image model with the weights of its components in bytes."""
+    """An image model with the weights of its components in bytes.
+
+    `owners` names, for a component that comes from the same files as another model's, that model: loaded for
+    either it serves both, and is charged once.
+    """
 
     name: str
     weights_bytes: Mapping[Component, int] = field(default_factory=dict)
+    owners: Mapping[Component, str] = field(default_factory=dict)
+
+    def part(self, component: Component) -> str:
+        """Name the lease of a component."""
+        return f"{self.owners.get(component, self.name)}/{component}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,3 +128,7 @@ class House:
     cards: tuple[CardDescriptor, ...] = ()
     image_models: tuple[ImageModel, ...] = ()
     language_models: tuple[LanguageModel, ...] = ()
+
+    def image_model(self, name: str) -> ImageModel:
+        """An image model by its name."""
+        return next(model for model in self.image_models if model.name == name)

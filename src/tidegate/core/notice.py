@@ -84,6 +84,13 @@ def blank_delivered(subject: str) -> Notice:
     return Notice(kind=NoticeKind.BLANK, subject=subject, text=text, reason="blank twice")
 
 
+def made_again(subject: str, stages: tuple[Stage, ...]) -> Notice:
+    """Word that saved work is gone and is done again."""
+    what = " and ".join(stages)
+    text = f"What {what} had saved is gone or damaged and is made again. The image is the same, only later."
+    return Notice(kind=NoticeKind.RETRIED, subject=subject, text=text, reason="saved work was lost")
+
+
 def _execution_notices(plan: Plan) -> tuple[Notice, ...]:
     execution, score = plan.execution, plan.score
     better = plan.rejected[0].text() if plan.rejected else ""
@@ -218,6 +225,14 @@ def released_idle(subject: str, name: str, *, amount_bytes: int, idle_ms: int) -
         amount_bytes=amount_bytes,
         duration_ms=idle_ms,
         reason="idle",
+    )
+
+
+def unloaded(subject: str, name: str, *, amount_bytes: int) -> Notice:
+    """Word that a model gave its memory back because the user wanted that."""
+    text = f"{size_text(amount_bytes)} of {name} are given back, as you wished."
+    return Notice(
+        kind=NoticeKind.RELEASED, subject=subject, text=text, amount_bytes=amount_bytes, reason="wished"
     )
 
 

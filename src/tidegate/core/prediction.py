@@ -23,7 +23,7 @@ from tidegate.core.worker import PREDICTOR, WorkerPhase
 
 def key_of(state: State, job: Job, stage: Stage) -> FootprintKey:
     """Name what must be predicted for a stage of a job."""
-    model = next(model for model in state.house.image_models if model.name == job.model)
+    model = state.house.image_model(job.model)
     facts = StageFacts(
         latent_height=job.latent_height,
         latent_width=job.latent_width,
@@ -116,6 +116,7 @@ def llm_predicted(state: State, event: ev.LlmPredicted) -> None:
 
 def _heard(state: State) -> None:
     state.prediction_failures.clear()
+    state.workers[PREDICTOR].kills_count = 0
     if is_wanted(state):
         state.set_alarm(Alarm.PREDICTION, PREDICTOR, in_ms=state.policy.predict_wait_max_ms)
     else:
@@ -133,9 +134,11 @@ def overdue(state: State) -> None:
         terminate(state, state.workers[PREDICTOR], at_fault=True)
 
 
-def predictor_lost(state: State) -> None:
+def predictor_lost(state: State, *, was_killed: bool) -> None:
     """The predictor ended with questions unanswered: each model's questions may be asked a few times."""
     state.clear_alarm(Alarm.PREDICTION, PREDICTOR)
+    if was_killed:
+        return  # By somebody else: no model is to blame.
     for model in (*state.asked, *state.asked_llms):
         failures = state.prediction_failures[model] = state.prediction_failures.get(model, 0) + 1
         if failures >= state.policy.predict_attempts_max:

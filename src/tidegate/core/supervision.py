@@ -24,6 +24,8 @@ from tidegate.core.notice import escalated, quarantined
 from tidegate.core.state import PROCESS, Alarm, State
 from tidegate.core.worker import DrainStep, Worker, WorkerKind, WorkerPhase
 
+SENT_BY_OTHERS = (9, 15)  # A crash of its own ends a process by another signal, or by its status.
+
 
 def may_start(worker: Worker) -> bool:
     """Whether it is there, or could be started now."""
@@ -141,11 +143,17 @@ def stop_overdue(state: State, worker: Worker) -> None:
         state.emit(KillWorker(worker=worker.name, incarnation=worker.incarnation))
 
 
-def exited(state: State, worker: Worker, event: WorkerExited | None) -> None:
-    """The process is gone (None: with the arbiter's own); a failure costs a rest before the next start."""
-    failed = event is not None and (
-        worker.is_at_fault or worker.phase in (WorkerPhase.STARTING, WorkerPhase.READY)
-    )
+def exited(state: State, worker: Worker, event: WorkerExited | None) -> bool:
+    """The process is gone (None: with the arbiter's own); a failure costs a rest before the next start.
+
+    True when somebody else ended it, which is no failure of worker or model.
+    """
+    unasked = worker.phase in (WorkerPhase.STARTING, WorkerPhase.READY)
+    was_killed = event is not None and unasked and not worker.is_at_fault and event.signal in SENT_BY_OTHERS
+    if was_killed:
+        worker.kills_count += 1
+        was_killed = worker.kills_count <= state.policy.kills_max
+    failed = event is not None and (worker.is_at_fault or unasked) and not was_killed
     state.ledger.gone(worker.name)
     drained(state, worker)
     state.clear_alarm(Alarm.START, worker.name)
@@ -158,9 +166,10 @@ def exited(state: State, worker: Worker, event: WorkerExited | None) -> None:
         state.observe(worker.card)
     if not failed:
         worker.to(WorkerPhase.ABSENT, state.stories.of(worker.name))
-        return
+        return was_killed
     worker.to(WorkerPhase.RESTING, state.stories.of(worker.name))
     _rest(state, worker)
+    return False
 
 
 def _rest(state: State, worker: Worker) -> None:

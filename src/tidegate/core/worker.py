@@ -83,6 +83,7 @@ class Worker:
     incarnation: int = 0
     failures_count: int = 0
     failed_ms: int = 0
+    kills_count: int = 0  # In a row, by somebody else, since it was last of use.
     drain: DrainStep = DrainStep.NONE
     is_at_fault: bool = False  # It is being ended because it hung or did not obey.
     job: str = ""  # Image job whose stages this worker is computing, also between its stages.

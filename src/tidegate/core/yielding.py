@@ -20,6 +20,7 @@ from tidegate.core.llm.tide import KV, drop_state, running, saved_state, sink, w
 from tidegate.core.llm.wish import is_pinned
 from tidegate.core.planner.question import Concession, YieldClass
 from tidegate.core.quantity import MIB
+from tidegate.core.stage import Component
 from tidegate.core.state import State
 from tidegate.core.supervision import release, terminate
 from tidegate.core.worker import Worker, WorkerKind, WorkerPhase
@@ -118,11 +119,12 @@ def _from_image_worker(state: State, worker: Worker, taker: Taker) -> Iterator[C
         if worker.card == taker.card and not worker.job:
             yield _whole_worker(worker, leases)
         return
+    parts = _parts_of(state, taker.model) if own else frozenset()
     for lease in leases:
         if "/" not in lease.part or (own and lease.part == taker.own_part):
             continue
         model, _, component = lease.part.partition("/")
-        mine = own and model == taker.model
+        mine = lease.part in parts
         card_bytes = lease.card_bytes if lease.card == taker.card else 0
         if not card_bytes and not lease.ram_bytes:
             continue
@@ -140,6 +142,12 @@ def _from_image_worker(state: State, worker: Worker, taker: Taker) -> Iterator[C
             else 900 * HALF_IDLE_MS // (HALF_IDLE_MS + idle_ms),
             idle_ms=idle_ms,
         )
+
+
+def _parts_of(state: State, model: str) -> frozenset[str]:
+    """The leases of an image model's components, shared ones too; none for a language model."""
+    known = next((known for known in state.house.image_models if known.name == model), None)
+    return frozenset(known.part(component) for component in Component) if known else frozenset()
 
 
 def _whole_worker(worker: Worker, leases: list[Lease]) -> Concession:

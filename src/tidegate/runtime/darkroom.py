@@ -248,6 +248,40 @@ class Darkroom:
             await on(self._threads.files, self._store.discard, tape_of(task.job))
         return []
 
+    async def lost(self, task: ef.RunStage) -> tuple[tuple[Stage, ...], list[Record]]:
+        """The earlier stages whose results an attempt could not use, and the records by which they do not
+        count any more.
+        """
+        frame = self._book.frame(task.job)
+        if frame is None:
+            return (), []
+        gone = await on(self._threads.files, self._gone, frame, task.stage)
+        records: list[Record] = []
+        for stage in gone:
+            self._unsaved.pop((frame.name, stage), None)
+            kept = frame.checkpoints.pop(stage, None)
+            records.append(rec.stage_forgotten(frame.name, stage))
+            spoilt = [key for key, known in self._embeddings.items() if kept and known.sha256 == kept.sha256]
+            for key in spoilt:
+                del self._embeddings[key]
+                records.append(rec.embedding_forgotten(key))
+        return gone, records
+
+    def _gone(self, frame: Frame, stage: Stage) -> tuple[Stage, ...]:
+        """What must run again before this stage can, in order. On the `files` thread."""
+        gone: list[Stage] = []
+        for needed in _NEEDS[stage]:
+            if needed not in self._book.entry(frame.job).stages:
+                continue
+            unsaved, kept = self._unsaved.get((frame.name, needed)), frame.checkpoints.get(needed)
+            if unsaved is not None:
+                is_there = Path(unsaved).is_file()
+            else:
+                is_there = kept is not None and self._store.is_sound(kept.sha256)
+            if not is_there:
+                gone += [*self._gone(frame, needed), needed]
+        return tuple(dict.fromkeys(gone))
+
     def note(self, task: ef.RunStage, message: str) -> None:
         """Remember what the engine said about a failure, for the story."""
         self.remarks[task.job] = message

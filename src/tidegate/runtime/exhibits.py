@@ -165,16 +165,17 @@ class Showroom:
             samplers=facts.samplers,
             schedulers=facts.schedulers,
             default_sampler=facts.default_sampler,
-            loaded=self._loaded(entry.name),
+            loaded=self._loaded(entry),
             fingerprints=dict(entry.fingerprints),
             aliases=entry.aliases,
         )
 
-    def _loaded(self, model: str) -> tuple[LoadedView, ...]:
+    def _loaded(self, entry: Entry) -> tuple[LoadedView, ...]:
+        parts = {entry.part(component) for component in Component}
         found = []
         for lease in self._state.ledger.leases():
-            owner, _, component = lease.part.rpartition("/")
-            if owner == model and lease.phase is LeasePhase.HELD and component in set(Component):
+            component = lease.part.rpartition("/")[2]
+            if lease.part in parts and lease.phase is LeasePhase.HELD:
                 found.append(
                     LoadedView(
                         worker=lease.holder,
@@ -191,8 +192,8 @@ class Showroom:
         queued, running = self._counts()
         return ResidencyView(
             models={
-                name: tuple(dict.fromkeys(loaded.component for loaded in self._loaded(name)))
-                for name in self.models_known.entries
+                name: tuple(dict.fromkeys(loaded.component for loaded in self._loaded(entry)))
+                for name, entry in self.models_known.entries.items()
             },
             queued_count=queued,
             running_count=running,

@@ -7,6 +7,7 @@ whatever shall happen becomes an event. How things are shown is the neighbour `e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from typing import Final
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.faults import CapacityError, ClientError
+from tidegate.core.foresight import is_unwanted
 from tidegate.core.image.job import JobPhase
-from tidegate.core.stage import Stage
+from tidegate.core.stage import Component, Stage
+from tidegate.core.state import State
 from tidegate.runtime import asks, exhibits, whatif
 from tidegate.runtime.askdesk import AskDesk
 from tidegate.runtime.clock import Clock
@@ -52,6 +55,7 @@ from tidegate.runtime.views import (
 )
 from tidegate.wire.asks import Item
 
+UNLOAD_WAIT_MAX_S: Final = 10
 WAIT_MAX_MS: Final = 120_000
 
 
@@ -192,7 +196,7 @@ class FrontDesk:
     def feed(self, job: str) -> AsyncIterator[FeedItem]:
         """Items of a job from now on."""
         entry = self._desk.book.entry(job)
-        return self._desk.news.feeds.watch(job, is_ended=lambda: bool(entry.ended_at_ms))
+        return self._desk.news.feeds.watch(job, is_ended=bool(entry.ended_at_ms))
 
     async def plan(self, order: JobOrder) -> PlanView:
         """What would be done with an order now."""
@@ -276,19 +280,31 @@ class FrontDesk:
         return self._desk.showroom.model(entry.name)
 
     async def unload(self, model: str) -> ModelView:
-        """Give back what a model holds; the core cannot be asked for it yet."""
+        """Give back what a model holds, as soon as nobody computes with it."""
         if (llm := self._desk.asks.named(model)) is not None:
             await self._desk.asks.unload(llm)
             return self._desk.showroom.language_model(llm)
-        entry = self._desk.models.find(model)
-        shown = self._desk.showroom.model(entry.name)
-        if shown.loaded:
+        desk, entry = self._desk, self._desk.models.find(model)
+        await desk.shell.tell(ev.ModelUnwanted(at_ms=desk.clock.now_ms(), model=entry.name))
+        parts = {entry.part(component) for component in Component}
+
+        def is_given_back(state: State) -> bool:
+            """Seen to be free, not only asked for; what another model shares stays."""
+            held = {lease.part for lease in state.ledger.leases() if lease.is_charged}
+            return not any(is_unwanted(state, part) for part in parts & held)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNLOAD_WAIT_MAX_S):
+                await desk.shell.until(is_given_back)
+        state = desk.shell.arbiter.state
+        if not is_given_back(state) or entry.name not in state.unwanted:
             raise CapacityError(
-                f"{entry.name} gives its memory back by itself when others need it, not yet on request.",
-                remedy="Wait until it was idle for a while.",
-                code="unload_unsupported",
+                f"{entry.name} is in use.",
+                remedy="Cancel its jobs, or wait until they are done.",
+                code="in_use",
+                retry_after_ms=5_000,
             )
-        return shown
+        return desk.showroom.model(entry.name)
 
     def residency(self) -> ResidencyView:
         """What is warm here."""

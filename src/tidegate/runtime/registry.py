@@ -60,6 +60,10 @@ class Entry:
         """The model in whose name a component is loaded; another one when the two share its files."""
         return self.owners.get(component, self.name)
 
+    def part(self, component: Component) -> str:
+        """What the core calls the component's lease."""
+        return f"{self.owner(component)}/{component}"
+
     def command(self, device: str) -> messages.Open:
         """How the engine opens it."""
         return messages.Open(
@@ -135,6 +139,7 @@ class Registry:
                     for name, facts in sorted(entry.opened.components.items())
                     if name in set(Component)
                 },
+                owners={part: owner for part, owner in entry.owners.items() if owner != entry.name},
             )
             for entry in self.entries.values()
         )

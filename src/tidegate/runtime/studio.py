@@ -34,17 +34,18 @@ _FAILURE_OF: Final = {
     FaultKind.OUT_OF_MEMORY: Failure.REFUSED,
     FaultKind.NOT_FINITE: Failure.NOT_FINITE,
 }
+# What a stage starts from cannot be read, or is not there at all.
+_UNREADABLE: Final = (FaultKind.STORAGE, FaultKind.INVALID_REQUEST)
 Task = ef.RunStage | ef.ReleaseComponents | ef.ReinitialiseWorker
 
 
 @dataclass(slots=True, kw_only=True)
 class Holding:
-    """A component in the process. `users` are the models in whose name it is held."""
+    """A component in the process; models that share its files share it."""
 
     execution: Execution
     with_encoder: bool
     card_bytes: int
-    users: set[str]
 
 
 class Studio:
@@ -178,6 +179,11 @@ class Studio:
         if declined.fault is FaultKind.CANCELLED:
             self._post(self._stopped(task), ())
             return
+        if declined.fault in _UNREADABLE:
+            stages, records = await self._darkroom.lost(task)
+            if stages:
+                self._post(self._lost(task, stages), records)
+                return
         failure = _FAILURE_OF.get(declined.fault, Failure.ENGINE)
         self._darkroom.note(task, declined.message)
         await self._drop(task)
@@ -199,7 +205,6 @@ class Studio:
         with_encoder = task.stage is Stage.ENCODE_IMAGE
         held = self._held.get((owner, component))
         if held is not None and (held.execution, held.with_encoder) == (_seat(task.execution), with_encoder):
-            held.users.add(entry.name)
             return 0
         if held is not None:
             await self._free(owner, component)
@@ -208,9 +213,7 @@ class Studio:
         )
         before_bytes = self._others_bytes(owner, component)
         # Entered before it is there: what a load that failed half way left is freed like the rest.
-        holding = Holding(
-            execution=_seat(task.execution), with_encoder=with_encoder, card_bytes=0, users={entry.name}
-        )
+        holding = Holding(execution=_seat(task.execution), with_encoder=with_encoder, card_bytes=0)
         self._held[owner, component] = holding
         loaded = await self._process.talk.ask(command, messages.Loaded)
         holding.card_bytes = max(0, loaded.card_bytes - before_bytes)
@@ -238,17 +241,11 @@ class Studio:
 
     async def _release(self, task: ef.ReleaseComponents) -> None:
         for part in task.parts:
-            model, _, name = part.rpartition("/")
-            if model not in self._models.entries or name not in set(Component):
+            owner, _, name = part.rpartition("/")
+            if name not in set(Component):
                 continue  # Buffers and contexts are freed with the stage and with the process.
-            component = Component(name)
-            owner = self._models.entries[model].owner(component)
-            held = self._held.get((owner, component))
-            if held is None:
-                continue
-            held.users.discard(model)
-            if not held.users:
-                await self._free(owner, component)
+            if (owner, Component(name)) in self._held:
+                await self._free(owner, Component(name))
         self._post(
             ev.ComponentsReleased(
                 at_ms=self._clock.now_ms(),
@@ -294,6 +291,16 @@ class Studio:
             job=task.job,
             attempt=task.attempt,
             failure=failure,
+        )
+
+    def _lost(self, task: ef.RunStage, stages: tuple[Stage, ...]) -> ev.CheckpointLost:
+        return ev.CheckpointLost(
+            at_ms=self._clock.now_ms(),
+            worker=task.worker,
+            incarnation=task.incarnation,
+            job=task.job,
+            attempt=task.attempt,
+            stages=stages,
         )
 
     def _stopped(self, task: ef.RunStage) -> ev.StageStopped:

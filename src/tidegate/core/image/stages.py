@@ -16,7 +16,7 @@ from tidegate.core.image.job import Job, JobPhase, Run
 from tidegate.core.image.staging import COMPUTE
 from tidegate.core.lease import LeasePhase
 from tidegate.core.llm.tide import CONTEXT
-from tidegate.core.notice import blank_delivered, drifted
+from tidegate.core.notice import blank_delivered, drifted, made_again
 from tidegate.core.queue import enqueue, leave
 from tidegate.core.state import Alarm, BindingKind, State
 from tidegate.core.supervision import await_release, terminate
@@ -40,6 +40,7 @@ def finished(state: State, event: ev.StageFinished) -> None:
         return
     job, run = found
     worker, stage = state.workers[run.worker], job.stage
+    worker.kills_count = 0
     _learn(state, job, run, event=event)
     _settle(state, worker, run, keeps_component=True)
     job.tried = []
@@ -118,6 +119,28 @@ def stopped(state: State, event: ev.StageStopped) -> None:
     worker = state.workers[run.worker]
     _settle(state, worker, run, keeps_component=True)
     worker.job = ""
+    _requeue(state, job)
+    if job.is_cancelled:
+        end(state, job, JobPhase.CANCELLED)
+
+
+def checkpoint_lost(state: State, event: ev.CheckpointLost) -> None:
+    """What earlier stages had saved is gone: they are run again, unless that happens again and again."""
+    found = run_of(state, event)
+    if found is None:
+        return
+    job, run = found
+    worker = state.workers[run.worker]
+    _settle(state, worker, run, keeps_component=True)
+    job.losses_count += 1
+    if job.losses_count > state.policy.losses_max:
+        _fell(state, job, run, failure=Failure.ENGINE)
+        return
+    worker.job = ""
+    again = tuple(stage for stage in event.stages if stage not in job.stages)
+    state.notify(made_again(job.name, again))
+    job.stages = (*again, *job.stages)
+    job.tried = []
     _requeue(state, job)
     if job.is_cancelled:
         end(state, job, JobPhase.CANCELLED)

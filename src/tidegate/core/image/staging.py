@@ -26,9 +26,9 @@ from tidegate.core.yielding import Taker, Taking, concessions_for
 COMPUTE = "compute"
 
 
-def part_of(job: Job, stage: Stage) -> str:
+def part_of(state: State, job: Job, stage: Stage) -> str:
     """Name the lease of the component that a stage computes with."""
-    return f"{job.model}/{COMPONENT_OF[stage]}"
+    return state.house.image_model(job.model).part(COMPONENT_OF[stage])
 
 
 def overheads(state: State, worker: Worker) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def question_for(
         return None
     context_bytes, process_bytes = overheads(state, worker)
     pools = state.ledger.pools
-    part = part_of(job, stage)
+    part = part_of(state, job, stage)
     lease = state.ledger.find(worker.name, part)
     held = None
     if lease is not None and lease.execution is not None:
@@ -79,12 +79,14 @@ def question_for(
 
 def bind_stage(state: State, job: Job, worker: Worker, *, question: StageQuestion, plan: Plan) -> None:
     """Reserve what the plan needs and ask those who yield."""
-    part = part_of(job, job.stage)
+    part = part_of(state, job, job.stage)
     lease = state.ledger.find(worker.name, part)
     kept = lease if question.held and keeps_held(question, plan.option) else None
     reserved = _reserve(state, job, worker, plan=plan, kept=kept)
     drops = (lease.number,) if lease is not None and plan.drops_held else ()
     worker.job = job.name
+    if job.model in state.unwanted:
+        state.unwanted.remove(job.model)  # Somebody wants it again.
     leave(state, job)
     state.tell(job.name, f"{job.stage} planned {describe(plan)}")
     bind(
@@ -116,7 +118,7 @@ def _reserve(state: State, job: Job, worker: Worker, *, plan: Plan, kept: Lease 
         context_bytes = 0
     held_card, held_ram = (kept.card_bytes, kept.ram_bytes) if kept else (component_card, component_ram)
     wanted = [
-        (part_of(job, job.stage), component_card, component_ram),
+        (part_of(state, job, job.stage), component_card, component_ram),
         (COMPUTE, max(0, footprint.card_bytes - held_card), max(0, footprint.ram_bytes - held_ram)),
         (CONTEXT, context_bytes, 0),
         (PROCESS, 0, process_bytes),
@@ -154,7 +156,7 @@ def grant_stage(state: State, binding: Binding) -> None:
         incarnation=0,
         attempt=job.attempts_count,
         execution=plan.execution,
-        part=part_of(job, job.stage),
+        part=part_of(state, job, job.stage),
         card_bytes=plan.option.footprint.card_bytes,
         ram_bytes=plan.option.footprint.ram_bytes,
         quiet_ms=plan.score.load_ms + plan.score.run_ms // (job.steps_count if sampling else 1),

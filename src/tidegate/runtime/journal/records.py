@@ -86,6 +86,11 @@ def stages_forgotten(image: str) -> Record:
     return Record("DELETE FROM checkpoints WHERE image = ? AND stage != ?", (image, Stage.DECODE.value))
 
 
+def stage_forgotten(image: str, stage: Stage) -> Record:
+    """The result of one stage of an image does not count any more."""
+    return Record("DELETE FROM checkpoints WHERE image = ? AND stage = ?", (image, stage.value))
+
+
 def image_ended(image: str, *, outcome: str, code: str, message: str) -> Record:
     """An image is done, failed or cancelled."""
     return Record(
