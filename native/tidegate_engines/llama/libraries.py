@@ -158,6 +158,15 @@ def devices() -> list[Device]:
     ]
 
 
+def free_bytes_of(name: str) -> int:
+    """What a device has free now. The others are not asked: on some, asking opens a context."""
+    ggml = _ggml()
+    found = ggml.ggml_backend_dev_by_name(name.encode())
+    if not found:
+        raise KeyError(f"there is no device {name!r}")
+    return _described(ggml, found).free_bytes
+
+
 def device_list(names: Sequence[str]) -> ctypes.Array[ctypes.c_void_p]:
     """What `llama_model_params.devices` takes (by `ctypes.cast` to c_void_p): these devices, in this order.
 

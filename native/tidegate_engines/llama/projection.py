@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any  # what the bindings hand out: ctypes structures and pointers
 
-from tidegate_engines.llama.libraries import device_list, devices, vision_bindings
+from tidegate_engines.llama.libraries import device_list, free_bytes_of, vision_bindings
 from tidegate_engines.llama.messages import log
 from tidegate_engines.llama.prediction import UnusableModel, vocabulary
 
@@ -63,17 +63,12 @@ def predict_projector(
     parameters = projector_parameters(
         device=card, flash_attention=flash_attention, image_tokens_max=image_tokens_max
     )
-    before = _used_bytes(card)
+    free_bytes = free_bytes_of(card)
     log().forget()
     with vocabulary(model) as text_model, _opened(projector, text_model, parameters) as opened:
-        weights_bytes = _used_bytes(card) - before
+        weights_bytes = free_bytes - free_bytes_of(card)
         tokens_count = max(_encode_blank(opened, size_px) for size_px in sizes_px)
-        return Projection(weights_bytes, _used_bytes(card) - before - weights_bytes, tokens_count)
-
-
-def _used_bytes(card: str) -> int:
-    found = next(device for device in devices() if device.name == card)
-    return found.total_bytes - found.free_bytes
+        return Projection(weights_bytes, free_bytes - free_bytes_of(card) - weights_bytes, tokens_count)
 
 
 @contextlib.contextmanager

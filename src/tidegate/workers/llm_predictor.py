@@ -48,6 +48,10 @@ class Oracle:
     """The engine on hollow cards. They are of the kind of the first ledger that is named, or of CUDA's."""
 
     def __init__(self) -> None:
+        # Real cards are hidden: hollow ones stand for them, and even counting them would open a driver.
+        os.environ |= dict.fromkeys(
+            ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"), ""
+        )
         llama.log()
         self._ledger_path: str | None = None
         self._cards: list[str] = []
