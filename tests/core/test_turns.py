@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from core.test_arbiter import Recorder, chat, house, job
-
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.quantity import GIB, MIB

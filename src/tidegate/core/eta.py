@@ -6,6 +6,7 @@ Owns that sum. It is an expectation and no promise: what still has to be predict
 from __future__ import annotations
 
 from tidegate.core.image.job import ENDED, Job
+from tidegate.core.stage import Stage
 from tidegate.core.state import State
 from tidegate.core.worker import WorkerKind
 
@@ -34,16 +35,23 @@ def eta_ms(state: State, name: str) -> int | None:
 
 def left_ms(state: State, job: Job) -> int | None:
     """Milliseconds that the machine is expected to work for a job, from now to its end; None if unknown."""
-    total_ms = 0
-    for stage in job.stages:
-        options = state.catalog.options_of(job.size(stage), job.work)
-        if not options:
-            return None
-        total_ms += min(option.load_ms + option.run_ms for option in options)
-    if job.run is not None and job.run.incarnation:
-        if job.run.ends_ms >= 0:
-            options = state.catalog.options_of(job.size(job.stage), job.work) or ()
-            total_ms -= min((option.load_ms + option.run_ms for option in options), default=0)
-            return total_ms + max(0, job.run.ends_ms - state.now_ms)
-        total_ms -= min(total_ms, state.now_ms - job.run.begun_ms)
-    return total_ms
+    now_ms = stage_left_ms(state, job)
+    later_ms = [_stage_ms(state, job, stage) for stage in job.stages[1:]]
+    known_ms = [cost for cost in (now_ms, *later_ms) if cost is not None]
+    return sum(known_ms) if len(known_ms) == len(job.stages) else None
+
+
+def stage_left_ms(state: State, job: Job) -> int | None:
+    """Milliseconds that the stage which runs or comes next is expected to take from now; None if unknown."""
+    run = job.run
+    if run is not None and run.incarnation and run.ends_ms >= 0:
+        return max(0, run.ends_ms - state.now_ms)
+    whole_ms = _stage_ms(state, job, job.stage)
+    if whole_ms is None or run is None or not run.incarnation:
+        return whole_ms
+    return max(0, whole_ms - (state.now_ms - run.begun_ms))
+
+
+def _stage_ms(state: State, job: Job, stage: Stage) -> int | None:
+    options = state.catalog.options_of(job.size(stage), job.work)
+    return min(option.load_ms + option.run_ms for option in options) if options else None

@@ -26,7 +26,7 @@ from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import running, sink, worker_of
 from tidegate.core.llm.wish import give_up, is_wished_up
 from tidegate.core.notice import awaited, prewarmed, released_idle, relieved, unloaded
-from tidegate.core.patience import answers_until_ms, quantum_until_ms
+from tidegate.core.patience import answers_until_ms, quantum_until_ms, turn_ends_ms
 from tidegate.core.planner.choose import choose, yield_ordered
 from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Concession
@@ -327,9 +327,9 @@ def is_unwanted(state: State, part: str) -> bool:
 
 def _quantum_ends(state: State, card: str) -> list[int]:
     """When a stage on this card will have run long enough to be stopped for somebody."""
-    runs = [job.run for job in state.jobs.values() if job.run is not None and job.run.incarnation]
-    here = [run for run in runs if state.workers[run.worker].card == card]
-    return [run.begun_ms + state.policy.quantum_ms for run in here]
+    running_jobs = [job for job in state.jobs.values() if job.run is not None and job.run.incarnation]
+    here = [job for job in running_jobs if job.run and state.workers[job.run.worker].card == card]
+    return [turn_ends_ms(state, job) for job in here]
 
 
 def _patience_ends(state: State, model: Model) -> list[int]:
@@ -346,7 +346,7 @@ def _set_next_look(state: State, *, is_calm: bool) -> None:
         if model.tide in (*SERVING, Tide.WARM) and not model.requests:
             times.append(max(model.used_ms, model.serving_since_ms) + _keep_ms(state, model))
         if model.tide in SERVING and model.requests:
-            times += _patience_ends(state, model)
+            times += [*_patience_ends(state, model), *_turn_ends(state, model.card)]
         if model.tide is Tide.PARTIAL and model.was_pushed:
             times.append(model.serving_since_ms + state.policy.quantum_ms)
         expected_ms = model.rhythm.next_ms
@@ -356,7 +356,7 @@ def _set_next_look(state: State, *, is_calm: bool) -> None:
         if model.requests and model.tide in (Tide.COLD, Tide.WARM):
             since_ms = min(request.waiting_since_ms for request in model.requests.values())
             times.append(since_ms + state.policy.chat_wait_max_ms)
-            times += _quantum_ends(state, model.card)
+            times += _turn_ends(state, model.card)
             if model.wish in HELD_DOWN:
                 times.append(since_ms + state.policy.capacity_wait_max_ms)
     for worker in state.workers.values():

@@ -5,8 +5,8 @@
     later     the plan there would be when they have finished, or have had their quantum
 
 Owns this choice. A stage waits when what it would gain is more than what the wait is expected to take: a few
-seconds for an answer rather than half an hour on the CPU. The wait is bounded: for answers by the policy, for a
-quantum by the quantum, for a movement by its deadline.
+seconds for an answer rather than half an hour on the CPU; or when both are better off one after the other.
+The wait is bounded: for answers by the policy, for a quantum by the quantum, for a movement by its deadline.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from tidegate.core.image.staging import question_for
 from tidegate.core.llm.level import MOVING, SERVING
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import running
+from tidegate.core.llm.urgency import is_worth_quiet
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.question import StageQuestion
 from tidegate.core.state import State
 from tidegate.core.worker import Worker
 from tidegate.core.yielding import Taking
 
+# An image's turn grows by this with each time it was stopped.
+TURN_MS = 1_000
 Answer = tuple[Plan | Refusal, StageQuestion]
 
 
@@ -32,9 +35,12 @@ def answer_for(state: State, job: Job, worker: Worker, *, candidates_max: int) -
     others = [model for model in state.models.values() if model.card == worker.card and _is_active(model)]
     if not others or not worker.card:
         return eager
+    waits = answers_until_ms(state, job) > state.now_ms
+    if waits and any(is_worth_quiet(state, model, job) for model in others):
+        return None
     later = _ask(state, job, worker, taking=Taking.LATER, candidates_max=candidates_max)
     chosen = eager
-    if answers_until_ms(state, job) > state.now_ms:
+    if waits:
         chosen = _ask(state, job, worker, taking=Taking.IDLE, candidates_max=candidates_max)
     elif not any(_is_temporary(state, model) for model in others):
         return eager
@@ -50,6 +56,14 @@ def answer_for(state: State, job: Job, worker: Worker, *, candidates_max: int) -
 def answers_until_ms(state: State, job: Job) -> int:
     """Until when a stage waits for answers that are being given."""
     return job.waiting_since_ms + state.policy.answer_wait_max_ms
+
+
+def turn_ends_ms(state: State, job: Job) -> int:
+    """Until when a stage that runs is not stopped for anybody: the oftener it was stopped, the longer, up to
+    a quantum, so that every image gets on.
+    """
+    begun_ms = job.run.begun_ms if job.run is not None else state.now_ms
+    return begun_ms + min(state.policy.quantum_ms, job.yields_count * TURN_MS)
 
 
 def quantum_until_ms(state: State, model: Model) -> int:

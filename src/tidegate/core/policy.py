@@ -31,6 +31,9 @@ class Policy:
     chat_wait_max_ms: int = 30_000
     # A millisecond that a chat waits weighs as much as this many of an image.
     chat_weight: int = 3
+    # How fast two processes compute beside each other on one card, each in percent of its speed alone. A
+    # prior: without further measures the driver gives each its slice of time.
+    beside_percent: int = 50
     # A stage waits this long for answers that are being given, before it suspends them.
     answer_wait_max_ms: int = 10_000
     # Whoever was given the card keeps it at least this long, or swapping would be all that happens.

@@ -28,12 +28,12 @@ from tidegate.core.image.job import Job, JobPhase
 from tidegate.core.image.ladder import is_at_end
 from tidegate.core.llm import demand as llm_demand
 from tidegate.core.llm import service, wish
-from tidegate.core.llm.level import SERVING
+from tidegate.core.llm.level import HELD_DOWN, MOVING, SERVING
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import worker_of
-from tidegate.core.llm.urgency import pays
+from tidegate.core.llm.urgency import is_worth_quiet, pays
 from tidegate.core.notice import yielded
-from tidegate.core.patience import answer_for
+from tidegate.core.patience import answer_for, turn_ends_ms
 from tidegate.core.planner.choose import choose
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.question import StageQuestion
@@ -50,17 +50,14 @@ def schedule(state: State) -> None:
     _settle_bindings(state)
     _run_services(state)
     waiting = demands(state)
-    unmet: list[Demand] = []
     for wanted in waiting:
         if _try(state, wanted):
             continue
-        unmet.append(wanted)
         if state.now_ms - wanted.since_ms >= state.policy.starving_ms and _would_fit_emptied(state, wanted):
             break
     _settle_bindings(state)
-    for wanted in unmet:
-        if wanted.kind is DemandKind.RISE and not wanted.is_patient:
-            _yield_sampling(state, state.models[wanted.subject])
+    for model in state.models.values():
+        _yield_sampling(state, model)
     tend(state, is_calm=not waiting)
     _settle_bindings(state)
 
@@ -306,25 +303,30 @@ def _would_fit_emptied(state: State, wanted: Demand) -> bool:
 # --- 4: a chat that waited too long, or for which a pause pays ---
 
 
-def _is_overdue(state: State, model: Model) -> bool:
+def _is_worth_stopping(state: State, model: Model, job: Job) -> bool:
+    if model.tide in SERVING:
+        return is_worth_quiet(state, model, job)
     since_ms = oldest_waiting_ms(model)
-    return since_ms is not None and state.now_ms - since_ms >= state.policy.chat_wait_max_ms
+    if model.tide in MOVING or since_ms is None:
+        return False
+    return state.now_ms - since_ms >= state.policy.chat_wait_max_ms or pays(state, model, job)
 
 
 def _yield_sampling(state: State, model: Model) -> None:
     """Let a sampling image on the model's card yield, when it has had its quantum; its tape loses nothing."""
-    if model.tide in SERVING or not model.card:
+    if not model.requests or not model.card or model.wish in HELD_DOWN:
         return
     for worker in state.workers.values():
         job = state.jobs.get(worker.job)
         if worker.card != model.card or job is None or job.run is None or job.phase is not JobPhase.DENOISE:
             continue
         run = job.run
-        if run.is_stopping or not run.incarnation or state.now_ms - run.begun_ms < state.policy.quantum_ms:
+        if run.is_stopping or not run.incarnation or turn_ends_ms(state, job) > state.now_ms:
             continue
-        if not (pays(state, model, job) or _is_overdue(state, model)):
+        if not _is_worth_stopping(state, model, job):
             continue
         waited_ms = state.now_ms - min(request.waiting_since_ms for request in model.requests.values())
         state.notify(yielded(job.name, to=model.name, waited_ms=waited_ms))
+        job.yields_count += 1
         stages.stop(state, job, ef.StopReason.YIELD)
         assert job.stage is Stage.DENOISE, "only sampling has a tape to go on from"

@@ -1,18 +1,24 @@
 """Urgency: is a waiting request worth going before an image, or stopping one in mid-sampling?
 
-Owns this comparison, in milliseconds of delay: what the requests save, at the weight of a person who waits for
-an answer, against what the image loses while the model comes up, answers, and the image's component comes back.
-It is Smith's rule for two neighbours: nothing more need be known of the queue.
+Owns these comparisons, in milliseconds of delay: what the requests save, at the weight of a person who waits
+for an answer, against what the image loses while the model comes up, answers, and the image's component comes
+back. It is Smith's rule for two neighbours: nothing more need be known of the queue. The same is asked of a
+model that answers already, with room for both: computing beside each other slows both down.
 """
 
 from __future__ import annotations
 
-from tidegate.core.eta import left_ms
+from tidegate.core.eta import left_ms, stage_left_ms
 from tidegate.core.image.job import ENDED, Job
+from tidegate.core.llm.level import Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.request import WAITING
+from tidegate.core.llm.tide import running
 from tidegate.core.stage import Stage
 from tidegate.core.state import State
+
+# Prior for beginning a stage anew with everything loaded: buffers, and reading the tape.
+RESTART_MS = 150
 
 
 def goes_first(state: State, model: Model) -> bool:
@@ -29,6 +35,22 @@ def pays(state: State, model: Model, job: Job) -> bool:
     waiting_count = sum(request.phase in WAITING for request in model.requests.values())
     saved_ms = state.policy.chat_weight * waiting_count * image_ms
     return saved_ms > _lost_ms(state, model, job)
+
+
+def is_worth_quiet(state: State, model: Model, job: Job) -> bool:
+    """Whether an image should not compute while this model, wholly on the card, answers."""
+    answers_count = running(model)
+    stage_ms = stage_left_ms(state, job)
+    if model.tide is not Tide.HOT or not model.card or not answers_count or stage_ms is None:
+        return False
+    percent = state.policy.beside_percent
+    together_ms = min(stage_ms, model.service_ms)
+    saved_ms = state.policy.chat_weight * answers_count * together_ms * (100 - percent) // percent
+    # What it does not get done beside the answer, and what stopping costs: a step, and to begin anew.
+    lost_ms = together_ms * (2 * percent - 100) // percent
+    if job.run is not None:
+        lost_ms += job.run.step_ms + RESTART_MS
+    return saved_ms > lost_ms
 
 
 def _lost_ms(state: State, model: Model, job: Job) -> int:
