@@ -1,0 +1,179 @@
+"""The soak: a server that works for a long time and must not grow. `python -m tests.chaos.soak --minutes 30`.
+
+    a lap = some images of mixed kinds, a cancelled job, a guest, watchers that leave, nonsense over HTTP, and
+    now and then a killed worker; then, when all of it has ended, a look at the server
+
+Owns the laps and the judgement: descriptors, threads, processes and bytes on the card are as they were after
+the first laps, and memory too, but for the history that a server keeps (bounded, some kilobytes for a job).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import psutil
+from tests.chaos.images import ended, recipe
+from tests.chaos.models import tiny_model
+from tests.chaos.place import Broken, Place
+from tests.chaos.script import House
+
+from tidegate.core.quantity import GIB, MIB
+
+JOBS_PER_LAP = 6
+# The first laps fill caches, pools of threads and the models' place on the card.
+WARM_LAPS = 3
+KILL_EVERY_LAPS = 5
+# What an ended job leaves in memory on purpose: its ticket, story and notices, for 2,000 jobs.
+JOB_BYTES = 24 * 1024
+NOISE_BYTES = 12 * MIB
+SETTLED_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The server when nothing is to be done. `card_bytes` is what its ledger charges."""
+
+    descriptors: int
+    threads: int
+    processes: int
+    rss_bytes: int
+    card_bytes: int
+    jobs: int
+
+    def text(self) -> str:
+        return (
+            f"fds {self.descriptors} threads {self.threads} processes {self.processes} "
+            f"rss {self.rss_bytes / MIB:.1f} MiB card {self.card_bytes / MIB:.1f} MiB jobs {self.jobs}"
+        )
+
+
+class Soak:
+    """The laps over one place."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._jobs = 0
+
+    def lap(self, number: int) -> Look:
+        """Do all sorts of things, wait for their end, and look."""
+        place, chance = self._place, random.Random(f"soak {number}")
+        wishes = [recipe(chance.randrange(32)) for _ in range(JOBS_PER_LAP)]
+        for wish in wishes:
+            # Every lap has prompts of its own, so that what is remembered of them is renewed too.
+            wish["prompt"] += f" {number}" if chance.random() < 0.3 else ""
+        jobs = [str(place.call("POST", "/api/jobs", wish)["id"]) for wish in wishes]
+        self._jobs += len(jobs)
+        place.call("POST", f"/api/jobs/{chance.choice(jobs)}/cancel")
+        lease = place.ask(
+            "POST", "/internal/negotiate_vram", {"bytes": 64 * MIB, "purpose": "soak", "pid": os.getpid()}
+        )[1]
+        for path in ("/api/vram", "/metrics", "/api/models", "/api/residency", f"/api/jobs/{jobs[0]}/story"):
+            place.call("GET", path)
+        place.ask("GET", "/api/jobs/nobody")
+        place.ask("POST", "/api/jobs", {"prompt": 7})
+        place.glance("/api/events")
+        if number % KILL_EVERY_LAPS == 0 and (pid := place.worker("image")):
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGKILL)
+        for job in jobs:
+            phase = ended(place, job, wait_max_s=600)["phase"]
+            if phase not in ("done", "cancelled"):
+                raise Broken(f"job {job} {phase}")
+        if isinstance(lease, dict) and "lease" in lease:
+            place.call("DELETE", f"/internal/leases/{lease['lease']}")
+        return self._looked()
+
+    def _looked(self) -> Look:
+        # A standby that is being started, a process that is being reaped: it takes a moment until all rests.
+        ends, before = time.monotonic() + SETTLED_S, None
+        while time.monotonic() < ends:
+            look = self._look()
+            if before is not None and astuple(look)[:3] == astuple(before)[:3] and look.processes == 4:
+                return look
+            before = look
+            threading.Event().wait(0.3)
+        return self._look()
+
+    def _look(self) -> Look:
+        server = psutil.Process(self._place.pid)
+        with contextlib.closing(self._place.card()) as card:
+            used_bytes = card.use().used_bytes
+        return Look(
+            descriptors=server.num_fds(),
+            threads=server.num_threads(),
+            processes=len(self._place.family()),
+            rss_bytes=server.memory_info().rss,
+            card_bytes=used_bytes,
+            jobs=self._jobs,
+        )
+
+
+def judged(looks: list[Look]) -> list[str]:
+    """What has grown between the first and the last third, in words; nothing when all is well."""
+    third = max(1, len(looks) // 3)
+    first, last = looks[:third], looks[-third:]
+    grown = []
+    for name, room in (("descriptors", 2), ("threads", 1), ("processes", 1)):
+        before = statistics.median(getattr(look, name) for look in first)
+        after = statistics.median(getattr(look, name) for look in last)
+        if after > before + room:
+            grown.append(f"{name} grew from {before} to {after}")
+    # What is loaded differs from lap to lap; the most that ever stays must not rise.
+    if max(look.card_bytes for look in last) > max(look.card_bytes for look in first) + 64 * MIB:
+        grown.append("bytes stayed charged on the card")
+    jobs = last[-1].jobs - first[0].jobs
+    rss = statistics.median(look.rss_bytes for look in last) - min(look.rss_bytes for look in first)
+    if rss > NOISE_BYTES + jobs * JOB_BYTES:
+        grown.append(f"memory grew by {rss / MIB:.1f} MiB over {jobs} jobs")
+    return grown
+
+
+def soaked(place: Place, *, minutes: float, laps_min: int = 2 * WARM_LAPS) -> list[Look]:
+    """Lap after lap for so long; the looks after the warm-up."""
+    soak, looks = Soak(place), []
+    ends = time.monotonic() + 60 * minutes
+    for number in itertools.count(1):
+        look = soak.lap(number)
+        print(f"lap {number}: {look.text()}", flush=True)
+        if number > WARM_LAPS:
+            looks.append(look)
+        if time.monotonic() >= ends and number >= laps_min:
+            return looks
+    raise AssertionError("it counts for ever")
+
+
+def main() -> int:
+    """Soak and judge."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--model", default="", help="sd1-tiny.safetensors; made when not given")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        place = Place(
+            Path(folder),
+            Path(options.model) if options.model else tiny_model(),
+            house=House(card_bytes=GIB),
+        )
+        with place.open():
+            looks = soaked(place, minutes=options.minutes)
+    grown = judged(looks)
+    for trouble in grown:
+        print(f"BROKEN: {trouble}")
+    print(f"soak: {options.minutes:g} minutes; first {looks[0].text()}; last {looks[-1].text()}")
+    return 1 if grown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
