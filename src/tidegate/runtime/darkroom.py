@@ -93,6 +93,7 @@ class Darkroom:
         self._embeddings_bytes_max = embeddings_bytes_max
         self._on_problem = on_problem
         self._unsaved: dict[tuple[str, Stage], str] = {}
+        self._troubles = {"work": "", "images": ""}
         self.models = models
         self.engine_build = engine_build
         self.remarks: dict[str, str] = {}
@@ -191,6 +192,7 @@ class Darkroom:
             except OSError as error:
                 # What the worker wrote is there all the same, under the name that it was written to.
                 return self._left_unsaved(assignment, error.strerror or str(error))
+            self._trouble("work", "")
             if task.stage is Stage.DENOISE:
                 await on(self._threads.files, self._store.discard, tape_of(frame.name))
             return self._counted(assignment, done.sha256, task.execution)
@@ -199,11 +201,18 @@ class Darkroom:
     def _left_unsaved(self, assignment: Assignment, why: str) -> list[Record]:
         self._unsaved[assignment.frame.name, assignment.task.stage] = assignment.command.output
         assignment.frame.executions[assignment.task.stage] = assignment.task.execution
-        self._on_problem(
+        self._trouble(
+            "work",
             f"Finished work cannot be saved: {why[:1].lower()}{why[1:]}. "
-            "The image is made all the same, but a crash would cost the work done so far."
+            "The image is made all the same, but a crash would cost the work done so far.",
         )
         return []
+
+    def _trouble(self, what: str, text: str) -> None:
+        """Tell what the disk does not take, once, and that it takes it again."""
+        if self._troubles[what] != text:
+            self._troubles[what] = text
+            self._on_problem(" ".join(told for told in self._troubles.values() if told))
 
     def _counted(self, assignment: Assignment, sha256: str, execution: Execution) -> list[Record]:
         frame, stage = assignment.frame, assignment.task.stage
@@ -345,8 +354,7 @@ class Darkroom:
             parameters=text,
             recipe=self._recipe(assignment),
         )
-        if trouble := self._gallery.add(view, data):
-            self._on_problem(trouble)
+        self._trouble("images", self._gallery.add(view, data))
         return pixels == pixels[:3] * (len(pixels) // 3)
 
     def _recipe(self, assignment: Assignment) -> dict[str, object]:
