@@ -325,7 +325,7 @@ def is_unwanted(state: State, part: str) -> bool:
     return bool(served) and all(name in state.unwanted for name in served)
 
 
-def _quantum_ends(state: State, card: str) -> list[int]:
+def _turn_ends(state: State, card: str) -> list[int]:
     """When a stage on this card will have run long enough to be stopped for somebody."""
     running_jobs = [job for job in state.jobs.values() if job.run is not None and job.run.incarnation]
     here = [job for job in running_jobs if job.run and state.workers[job.run.worker].card == card]
