@@ -100,12 +100,21 @@ class LlmHouse:
 
     def start_child(self) -> None:
         """A new incarnation, attached to the front; no level yet."""
+        self.wait_for_child()
+        self.open_child()
+
+    def wait_for_child(self) -> None:
+        """A process that could become any model."""
         self._incarnation += 1
         self.child = children.spawned(
             "tidegate.workers.llm", channel.child_parent_end, environment=ENVIRONMENT
         )
         self.until(lambda: any(isinstance(word, messages.Hello) for word in self.said))
         self.said.clear()
+
+    def open_child(self) -> None:
+        """It becomes this one."""
+        assert self.child is not None
         ours, theirs = socket.socketpair()
         with ours, theirs:
             attach = llm_front.Attach(model=self.order.model, worker="llm", incarnation=self._incarnation)

@@ -24,8 +24,11 @@ from tidegate.workers.image import EXIT_BUG, EXIT_PROTOCOL
 from tidegate.workers.llm.engine import Engine
 from tidegate.workers.llm.outbox import Outbox
 
-# How long a front may take to say that it has what it was handed; longer means that it hangs.
-KEPT_WAIT_MAX_S: Final = 10.0
+# How long we wait until the front says that it has what it was handed. It would get it without this too: what
+# was written is the kernel's. The answer tells that it is in good hands before anybody ends this process.
+KEPT_WAIT_MAX_S: Final = 5.0
+# Requests that are served again come one after the other; those of one moment shall begin in one call.
+TOGETHER_MS: Final = 1
 
 
 class Child:
@@ -47,15 +50,23 @@ class Child:
         hello = messages.Hello(version=messages.WIRE_VERSION, engine_build=llama.build_id(), pid=os.getpid())
         self._say(hello)
         while True:
-            has_work = self._engine.has_work
-            if not has_work:
+            was_busy = self._engine.has_work
+            if not was_busy:
                 self._out.flush()
-            for descriptor, _ in self._poller.poll(0 if has_work else None):
-                if descriptor == self._talk.fileno():
-                    self._hear_runtime()
-                elif self._link is not None and descriptor == self._link.fileno():
-                    self._hear_front()
+            heard = self._hear(0 if was_busy else None)
+            while heard and not was_busy:
+                heard = self._hear(TOGETHER_MS)
             self._engine.turn()
+
+    def _hear(self, wait_ms: int | None) -> bool:
+        """Read what there is, or what comes within this time; whether there was anything."""
+        ready = [descriptor for descriptor, _ in self._poller.poll(wait_ms)]
+        for descriptor in ready:
+            if descriptor == self._talk.fileno():
+                self._hear_runtime()
+            elif self._link is not None and descriptor == self._link.fileno():
+                self._hear_front()
+        return bool(ready)
 
     def _hear_runtime(self) -> None:
         for command in self._talk.receive_ready():
@@ -103,9 +114,9 @@ class Child:
             poller = select.poll()
             poller.register(self._link.fileno(), select.POLLIN)
             if not poller.poll(max(0.0, until - time.monotonic()) * 1000):
-                self._detach()
-                return
+                break
             self._hear_front()
+        self._engine.unkept.clear()
 
     def _say(self, message: messages.Message) -> None:
         self._talk.send(message)

@@ -33,6 +33,10 @@ from tidegate.workers.llm.weights import EngineRefused, Weights
 
 # A killed child costs at most this many items of each stream.
 SNAPSHOT_ITEMS: Final = 256
+# Saving a larger state costs more than milliseconds, so it may take a tenth of the time at most: while a long
+# prompt is evaluated, or with a long history, a death then costs some seconds instead of a count of items.
+LARGE_STATE_BYTES: Final = 16 << 20
+LARGE_STATE_REST: Final = 10
 # What an idle slot holds is not worth a memory file when it is shorter.
 IDLE_ITEMS_MIN: Final = 64
 
@@ -52,6 +56,7 @@ class Engine:
         self.loop: Loop | None = None
         self._handover = 0
         self._held: tuple[Holding, ...] = ()  # As it was when there was a context.
+        self._rests_until_s = 0.0
         self.unkept: set[int] = set()  # Handovers that the front has not confirmed.
 
     # ------------------------------------------------------------ the runtime's commands
@@ -312,7 +317,10 @@ class Engine:
             return
         self.loop.turn()
         for slot, stream in self.loop.streams():
-            if len(slot.items) - stream.saved_count >= SNAPSHOT_ITEMS:
+            if (
+                len(slot.items) - stream.saved_count >= SNAPSHOT_ITEMS
+                and time.monotonic() >= self._rests_until_s
+            ):
                 self._snapshot(slot, stream)
         self._out.flush_if_due()
         if self._eyes is not None and self._eyes.is_open and not self.loop.awaits_pictures:
@@ -320,8 +328,12 @@ class Engine:
 
     def _snapshot(self, slot: Slot, stream: Stream) -> None:
         assert self._keeper is not None, "a context has a keeper"
+        began = time.monotonic()
         note, descriptor = self._keeper.save(slot)
         stream.saved_count = len(slot.items)
+        if note.state_bytes > LARGE_STATE_BYTES:
+            ended = time.monotonic()
+            self._rests_until_s = ended + LARGE_STATE_REST * (ended - began)
         self._out.say(llm_link.Snapshot(stream=stream.number, state=note), [descriptor])
         os.close(descriptor)
 

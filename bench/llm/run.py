@@ -1,0 +1,246 @@
+"""Language models: levels, first tokens and rates of our processes, beside the engine called directly and the
+stock server of the same sources, on one thread each.
+
+A front and a child as the server starts them, without the server; what HTTP adds is measured by bench/http.
+Writes speed.md; ends with 1 when a bound does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from stock import Stock, program
+from table import write_page
+
+from llm_house import LlmHouse, order_for
+from tidegate.core.llm.level import Level
+from tidegate.wire import asks
+from tidegate.wire.llm_child import Evaluation, OpenLlm
+
+HERE = Path(__file__).resolve().parent
+TREE = HERE.parent.parent
+CONTEXT, SLOTS, TOKENS, PROMPT = 1024, 4, 200, 500
+ROUNDS = 3
+RATE_MIN, LEVEL_MAX, COLD_MAX, COLD_EXTRA_MS = 0.95, 1.25, 1.25, 100.0
+FIRST_TOKEN_EXTRA_MS, CPU_EXTRA_US = 5.0, 150.0
+Rows = list[list[str]]
+
+
+def model() -> Path:
+    """157 MB of f16 weights, random, made once."""
+    command = [sys.executable, str(TREE / "scripts" / "demo_models.py"), "llama-100m"]
+    told = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    return next(path for path in Path(told).glob("*.gguf") if "mmproj" not in path.name)
+
+
+def direct(path: Path, slots: int) -> dict[str, float]:
+    """The engine alone."""
+    figures = [str(CONTEXT), str(slots), str(TOKENS), str(PROMPT)]
+    command = [sys.executable, str(HERE / "direct.py"), str(path), *figures]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    found: dict[str, float] = json.loads(told)
+    return found
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def order(path: Path, evaluation: Evaluation, **changes: object) -> OpenLlm:
+    given = {"context_tokens_count": CONTEXT, "slots_count": SLOTS, "batch_tokens_count": 256}
+    return order_for(path, evaluation=evaluation, proves_restores=False, **{**given, **changes})
+
+
+def prompt(number: int, count: int) -> tuple[int, ...]:
+    """Tokens that no other number's prompt begins with."""
+    return (300 + number % 1000, *(301 + (n * 7 + number) % 900 for n in range(count - 1)))
+
+
+def ask(house: LlmHouse, name: str, count: int, tokens: int) -> None:
+    sampling = asks.Sampling(seed=len(house.heard), tokens_max=tokens, ignore_eos=True)
+    accepted = house.ask(name, asks.Completion(prompt=prompt(len(house.heard), count), sampling=sampling))
+    assert isinstance(accepted, asks.Accepted), accepted
+
+
+def rate(house: LlmHouse, streams: int) -> tuple[float, float]:
+    """Tokens per second of this many streams, and CPU microseconds per token of front and child."""
+    assert house.child is not None
+    pids = (house.child.pid, house.front.pid)
+    names = [f"rate {len(house.heard) + n}" for n in range(streams)]
+    before, began = sum(map(cpu_s, pids)), time.perf_counter()
+    for name in names:
+        ask(house, name, 2, TOKENS)
+    house.answered(*names)
+    took, used = time.perf_counter() - began, sum(map(cpu_s, pids)) - before
+    return streams * TOKENS / took, used * 1e6 / (streams * TOKENS)
+
+
+def rates(path: Path) -> tuple[Rows, bool]:
+    """Both modes and the stock server, in turns, so that what disturbs one disturbs all."""
+    found, rows, holds = program(), [], True
+    for streams in (1, SLOTS):
+        alone = direct(path, streams)
+        ours: dict[Evaluation, list[tuple[float, float]]] = {mode: [] for mode in Evaluation}
+        stock: list[float] = []
+        for _ in range(ROUNDS):
+            for mode in Evaluation:
+                with LlmHouse(order(path, mode)) as house:
+                    house.start_child()
+                    house.set_level(Level.HOT, layers=0)
+                    rate(house, streams)
+                    ours[mode].append(rate(house, streams))
+            if found is not None:
+                with Stock(found, path, slots=SLOTS, context_count=CONTEXT) as server:
+                    server.rate(streams, 20)
+                    stock.append(server.rate(streams, TOKENS))
+        plain = max(speed for speed, _ in ours[Evaluation.THROUGHPUT])
+        fixed = max(speed for speed, _ in ours[Evaluation.REPRODUCIBLE])
+        extra_us = min(cpu for _, cpu in ours[Evaluation.THROUGHPUT]) - alone["cpu_us"]
+        named = f"{streams} streams" if streams > 1 else "1 stream"
+        best = max(stock, default=0.0)
+        beside = f"stock llama-server {best:.0f}" if stock else "no llama-server was built"
+        ratio = f"{plain / best:.2f} of stock" if stock else "-"
+        rows.append([f"{named}, throughput, tokens/s", f"{plain:.0f}", beside, ratio])
+        rows.append(
+            [f"{named}, reproducible, tokens/s", f"{fixed:.0f}", beside, f"{fixed / plain:.2f} of ours"]
+        )
+        over = f"{extra_us:.0f} µs more"
+        rows.append(
+            [
+                f"{named}, CPU per token, µs",
+                f"{alone['cpu_us'] + extra_us:.0f}",
+                f"engine {alone['cpu_us']:.0f}",
+                over,
+            ]
+        )
+        holds = holds and (not stock or plain >= RATE_MIN * best) and extra_us <= CPU_EXTRA_US
+    return rows, holds
+
+
+def memory_ms(count: int) -> float:
+    """Copying this many bytes once, at the speed of this machine's memory."""
+    source, target = np.ones(count, dtype=np.uint8), np.zeros(count, dtype=np.uint8)
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        np.copyto(target, source)
+        took.append((time.perf_counter() - began) * 1000)
+    return min(took)
+
+
+def back_to_hot(path: Path, alone: dict[str, float]) -> tuple[Rows, bool]:
+    """WARM to HOT with four streams in flight, and with idle conversations kept beside them."""
+    rows: Rows = []
+    holds = True
+    with LlmHouse(order(path, Evaluation.THROUGHPUT)) as house:
+        house.start_child()
+        house.set_level(Level.HOT, layers=0)
+        for idle in (0, 24):
+            for number in range(idle):
+                ask(house, f"idle {number}", 100, 2)
+            house.answered(*(f"idle {number}" for number in range(idle)))
+            names = [f"back {idle} {n}" for n in range(SLOTS)]
+            for name in names:
+                ask(house, name, PROMPT, CONTEXT - PROMPT - 10)
+            house.until(lambda names=names: all(house.heard[name].ids for name in names))
+            took = []
+            for _ in range(5):
+                warm = house.set_level(Level.WARM, layers=0)
+                house.working.clear()
+                began = time.perf_counter()
+                house.set_level(Level.HOT, layers=0)
+                house.until(lambda names=names: all(name in house.working for name in names))
+                took.append((time.perf_counter() - began) * 1000)
+            for name in names:
+                house.drop(name)
+            copy = memory_ms(warm.state_bytes)
+            bound = LEVEL_MAX * (alone["context_ms"] + copy)
+            mib = warm.state_bytes >> 20
+            rows.append(
+                [
+                    f"WARM to HOT, {mib} MiB of state, {idle} idle conversations kept, ms",
+                    f"{min(took):.1f}",
+                    f"context {alone['context_ms']:.1f} + copy {copy:.1f}",
+                    f"{min(took) / (alone['context_ms'] + copy):.2f} times",
+                ]
+            )
+            holds = holds and min(took) <= bound
+    return rows, holds
+
+
+def from_cold(path: Path, alone: dict[str, float]) -> tuple[Rows, bool]:
+    """COLD to the first token of a fresh prompt, from a process that waits as standby."""
+    took = []
+    with LlmHouse(order(path, Evaluation.THROUGHPUT)) as house:
+        for number in range(4):
+            house.wait_for_child()
+            ask(house, f"cold {number}", PROMPT, 2)
+            began = time.perf_counter()
+            house.open_child()
+            house.set_level(Level.HOT, layers=0)
+            house.until(lambda name=f"cold {number}": bool(house.heard[name].ids))
+            took.append((time.perf_counter() - began) * 1000)
+            house.answered(f"cold {number}")
+            house.end_child()
+    base = alone["load_ms"] + alone["first_context_ms"] + alone["first_prompt_ms"]
+    told = f"engine {base:.0f} (load {alone['load_ms']:.0f}, context, prompt of {PROMPT})"
+    row = ["COLD to the first token, ms", f"{min(took):.0f}", told, f"{min(took) / base:.2f} times"]
+    return [row], min(took) <= COLD_MAX * base + COLD_EXTRA_MS
+
+
+def first_tokens(path: Path, alone: dict[str, float]) -> tuple[Rows, bool]:
+    """HOT and idle: from the ask to the first token, beside the prompt alone."""
+    took = []
+    with LlmHouse(order(path, Evaluation.THROUGHPUT)) as house:
+        house.start_child()
+        house.set_level(Level.HOT, layers=0)
+        for number in range(12):
+            began = time.perf_counter()
+            ask(house, f"first {number}", PROMPT, 2)
+            house.until(lambda name=f"first {number}": bool(house.heard[name].ids))
+            took.append((time.perf_counter() - began) * 1000)
+            house.answered(f"first {number}")
+    p50 = statistics.median(took)
+    told = f"engine {alone['prompt_ms']:.1f}"
+    extra = p50 - alone["prompt_ms"]
+    row = [f"first token of a prompt of {PROMPT}, p50, ms", f"{p50:.1f}", told, f"{extra:+.1f} ms"]
+    return [row], extra <= FIRST_TOKEN_EXTRA_MS
+
+
+def main() -> int:
+    path = model()
+    alone = direct(path, SLOTS)
+    rows: Rows = []
+    holds = True
+    for part, held in (
+        rates(path),
+        back_to_hot(path, alone),
+        from_cold(path, alone),
+        first_tokens(path, alone),
+    ):
+        rows += part
+        holds = holds and held
+    text = (
+        f"{path.stat().st_size >> 20} MiB of f16 weights on the CPU, one thread, {SLOTS} slots of {CONTEXT}"
+        f" tokens, f16 cache, answers of {TOKENS} tokens. Bounds: rate {RATE_MIN} of stock, WARM to HOT"
+        f" {LEVEL_MAX} times context and copy, COLD {COLD_MAX} times the engine + {COLD_EXTRA_MS:.0f} ms,"
+        f" first token +{FIRST_TOKEN_EXTRA_MS:.0f} ms, CPU +{CPU_EXTRA_US:.0f} µs. "
+        + ("All of them hold." if holds else "Not all of them hold.")
+    )
+    write_page(
+        HERE / "speed.md", "Language models", text=text, head=["what", "ours", "beside", "ratio"], rows=rows
+    )
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
