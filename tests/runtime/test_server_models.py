@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from serving_runs import made, order_of, pixels, settings_for
+from serving_runs import WAIT_S, made, order_of, pixels, settings_for
 from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Component, Stage
 from tidegate.runtime.frontdesk import FrontDesk
 from tidegate.runtime.server import serving
+from tidegate.runtime.warmup import WarmUp
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +79,24 @@ def test_saved_work_that_is_gone_is_made_again(tmp_path: Path, sd1_tiny: Path) -
 
 def _is_embeddings(path: Path) -> bool:
     return b"cond.c_crossattn" in path.read_bytes()[:65_536]
+
+
+def test_common_sizes_are_foreseen_while_nobody_waits(
+    tmp_path: Path, sd1_tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WarmUp.__init__, "__kwdefaults__", {"calm_s": 0.01})
+    small = {"defaults": {"width": 64, "height": 64}, "listen": {"pixels_max": 4_096}}
+    settings = settings_for(tmp_path, sd1_tiny)
+    settings = settings.model_validate({**settings.model_dump(), **small})
+
+    async def warmed() -> int:
+        async with serving(settings) as gate:
+            async with asyncio.timeout(WAIT_S):
+                async for event in gate.events(after=0):
+                    if event.kind == "warmed":
+                        assert isinstance(event.data["count"], int)
+                        return event.data["count"]
+        raise AssertionError("it never warmed up")
+
+    assert asyncio.run(warmed()) > len(Stage) - 1, "every way to run each stage was asked about"
+    assert asyncio.run(warmed()) == 0, "the answers outlive the server"

@@ -7,7 +7,7 @@ knowledge (`planner/candidates.py`); the answers are kept in the catalog.
 from __future__ import annotations
 
 from tidegate.core import events as ev
-from tidegate.core.catalog import FootprintKey
+from tidegate.core.catalog import FootprintKey, SizeKey
 from tidegate.core.effects import Outcome, Predict, PredictLlm
 from tidegate.core.image.job import Job, JobPhase
 from tidegate.core.image.stages import end
@@ -15,22 +15,23 @@ from tidegate.core.llm.service import end as end_request
 from tidegate.core.llm.wish import give_up as give_up_wish
 from tidegate.core.planner.candidates import StageFacts, candidates_for
 from tidegate.core.queue import enqueue, leave
-from tidegate.core.stage import COMPONENT_OF, Stage
+from tidegate.core.stage import COMPONENT_OF
 from tidegate.core.state import Alarm, State
 from tidegate.core.supervision import ensure, terminate
 from tidegate.core.worker import PREDICTOR, WorkerPhase
 
 
-def key_of(state: State, job: Job, stage: Stage) -> FootprintKey:
-    """Name what must be predicted for a stage of a job."""
-    model = state.house.image_model(job.model)
+def key_of(state: State, size: SizeKey) -> FootprintKey:
+    """Name what must be predicted for a stage of a model at one size."""
+    model = state.house.image_model(size.model)
     facts = StageFacts(
-        latent_height=job.latent_height,
-        latent_width=job.latent_width,
-        weights_bytes=model.weights_bytes.get(COMPONENT_OF[stage], 0),
+        latent_height=size.latent_height,
+        latent_width=size.latent_width,
+        weights_bytes=model.weights_bytes.get(COMPONENT_OF[size.stage], 0),
         room_bytes=max((card.total_bytes for card in state.house.cards), default=0),
     )
-    return FootprintKey(job.model, stage, job.latent_height, job.latent_width, candidates_for(stage, facts))
+    executions = candidates_for(size.stage, facts)
+    return FootprintKey(size.model, size.stage, size.latent_height, size.latent_width, executions)
 
 
 def plan_ahead(state: State, job: Job) -> None:
@@ -46,7 +47,7 @@ def plan_ahead(state: State, job: Job) -> None:
         job.to(JobPhase.PLANNING, state.stories.of(job.name))
     waiting = state.asked.setdefault(job.model, [])
     for stage in missing:
-        key = key_of(state, job, stage)
+        key = key_of(state, job.size(stage))
         if key not in waiting:
             waiting.append(key)
             _ask(state, key)

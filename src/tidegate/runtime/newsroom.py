@@ -159,6 +159,10 @@ class Newsroom:
         """A chat was asked, or has ended; what is said in it is nobody else's business."""
         self.events.publish("chat", {"request": chat.id, "model": chat.model, "phase": chat.phase.value})
 
+    def warmed(self, count: int) -> None:
+        """The needs of common sizes are known; so many of them were asked for now."""
+        self.events.publish("warmed", {"count": count})
+
     # --- guests
 
     def answer_guest(self, effect: ef.AnswerGuest) -> None:

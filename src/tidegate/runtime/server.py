@@ -44,6 +44,7 @@ from tidegate.runtime.supervisor import Process, Supervisor
 from tidegate.runtime.telemetry import Telemetry
 from tidegate.runtime.threads import Threads, on
 from tidegate.runtime.tidekeeper import Berth
+from tidegate.runtime.warmup import WarmUp, sizes_of
 from tidegate.wire import messages
 
 
@@ -135,6 +136,8 @@ class Server:
         self._shell = shell
         telemetry = self._begin(ground, site, group, performer, resumption)
         desk = self._desk(ground, site, darkroom, prefetch, shell)
+        warming = WarmUp(desk.oracle, self._news, sizes=sizes_of(self._settings))
+        self._tasks.append(group.create_task(warming.run(), name="warm-up"))
 
         def spread(models: registry.Registry, llms: LlmRegistry) -> None:
             darkroom.models = prefetch.models = desk.models = desk.showroom.models_known = models

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tidegate.core.catalog import FootprintKey
 from tidegate.core.image.job import Job
 from tidegate.core.image.staging import question_for
 from tidegate.core.planner.advice import advise
-from tidegate.core.planner.candidates import StageFacts, candidates_for
 from tidegate.core.planner.choose import choose
 from tidegate.core.planner.option import StageOption
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.prices import option_of
 from tidegate.core.planner.question import StageQuestion
+from tidegate.core.prediction import key_of
 from tidegate.core.stage import COMPONENT_OF, Stage, relay
 from tidegate.core.state import State
 from tidegate.core.worker import Worker, WorkerKind
@@ -55,7 +54,7 @@ class Oracle:
             )
             if question is None:
                 try:
-                    question = await self._asked(state, job, worker, stage, model)
+                    question = await self._asked(state, job, worker, stage)
                 except (Gone, Declined) as error:
                     reason = f"The needs of {stage} could not be predicted: {error}."
                     return PlanView(model=model.name, is_possible=False, explanation=(*told, reason))
@@ -80,29 +79,16 @@ class Oracle:
             cost_ms=sum(plan.cost_ms for plan in shown),
         )
 
-    async def _asked(
-        self, state: State, job: Job, worker: Worker, stage: Stage, model: Entry
-    ) -> StageQuestion:
+    async def _asked(self, state: State, job: Job, worker: Worker, stage: Stage) -> StageQuestion:
         process = self.process()
         if process is None:
             raise Gone("the predictor is not up")
-        component = COMPONENT_OF[stage]
-        facts = model.opened.components.get(component.value)
-        executions = candidates_for(
-            stage,
-            StageFacts(
-                latent_height=job.latent_height,
-                latent_width=job.latent_width,
-                weights_bytes=facts.file_bytes if facts else 0,
-                room_bytes=max((card.total_bytes for card in state.house.cards), default=0),
-            ),
-        )
-        key = FootprintKey(job.model, stage, job.latent_height, job.latent_width, executions)
+        key = key_of(state, job.size(stage))
         footprints, records = await self.predictor.footprints(process, key)
         self.remember(records)
         options: list[StageOption] = [
             option_of(stage, execution, footprint=footprint, work=job.work)
-            for execution, footprint in zip(executions, footprints, strict=True)
+            for execution, footprint in zip(key.executions, footprints, strict=True)
             if footprint is not None
         ]
         return _question(state, job, worker, stage, options)
