@@ -13,6 +13,7 @@ import pytest
 from chat_runs import TALKER, WAIT_S, begun, order_of, settings_for, told, whole
 from tidegate.core.faults import CapacityError, ClientError
 from tidegate.core.llm.level import Level
+from tidegate.runtime import front
 from tidegate.runtime.asks import DetokenWish, IntentKind, LanguageView, LevelWish, TokenWish
 from tidegate.runtime.cards.virtual import VirtualCard
 from tidegate.runtime.frontdesk import FrontDesk
@@ -211,5 +212,24 @@ def test_a_bad_model_is_refused_in_words_and_the_others_serve(tmp_path: Path, ll
             fine = await whole(gate, order)
             assert fine.ended is not None
             assert fine.ended.finish is Finish.LENGTH
+
+    asyncio.run(scene())
+
+
+@pytest.mark.slow
+def test_a_front_that_hangs_is_ended_and_its_chats_go_on(
+    tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Half a minute of patience is for prompts of megabytes; here there are none.
+    monkeypatch.setattr(front, "SILENCE_MAX_S", 1.0)
+    monkeypatch.setattr(front, "HEARTBEAT_S", 0.1)
+
+    async def scene() -> None:
+        async with serving(settings_for(tmp_path, llama)) as gate:
+            undisturbed = await whole(gate, order_of(tokens=300))
+            heard, task = await begun(gate, order_of(tokens=300))
+            os.kill(next(w.pid for w in gate.health().workers if w.name == "front"), signal.SIGSTOP)
+            await task
+            assert heard.text == undisturbed.text
 
     asyncio.run(scene())

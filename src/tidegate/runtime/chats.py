@@ -14,7 +14,7 @@ import asyncio
 import enum
 import secrets
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -217,6 +217,14 @@ class Chats:
 def failed(*, code: str, message: str, retry_after_ms: int = 0) -> Ended:
     """The last word of a request that could not be answered."""
     return Ended(finish=Finish.FAILED, code=code, message=message, retry_after_ms=retry_after_ms)
+
+
+def pause(chats: Iterable[Chat], reason: str) -> None:
+    """These wait from now on; who waited already knows why."""
+    for chat in chats:
+        chat.phase = ChatPhase.WAITING
+        if not chat.is_paused:
+            chat.pause(reason)
 
 
 def size_of(body: asks.Body) -> int:

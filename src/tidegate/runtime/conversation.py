@@ -43,6 +43,7 @@ Command = (
     | messages.Release
     | messages.RunStage
     | messages.Measure
+    | messages.Ping
     | llm_front.Furnish
     | llm_front.OpenModel
     | llm_front.CloseModel
@@ -228,8 +229,6 @@ class Conversation:
             case messages.Hello():
                 if not self._hello.done():
                     self._hello.set_result(message)
-            case messages.Pong():
-                pass
             case messages.Progress():
                 if self._on_progress is not None and message.serial in self._waiting:
                     self._on_progress(message)

@@ -2,30 +2,37 @@
 
     furnish -> open every model -> attach every child -> asks, servings, words
 
-Owns the commands to one incarnation of that process and what it said about each model. What comes of a
+Owns the commands to one incarnation of that process, what it said about each model, and noticing that it
+hangs: it computes nothing that takes long. What comes of a
 request goes to `chats`; when it is served is decided by the core and passed on by `parlour`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from tidegate.core.faults import ClientError
 from tidegate.runtime.chats import Chat
-from tidegate.runtime.conversation import Declined, OnWord
+from tidegate.runtime.conversation import Declined, Gone, OnWord
 from tidegate.runtime.llm_registry import LlmEntry
 from tidegate.runtime.supervisor import Process
-from tidegate.wire import asks, llm_child, llm_front
+from tidegate.wire import asks, llm_child, llm_front, messages
 
-Pack = Callable[[asks.Body], tuple[bytes, int | None]]
+# Ten megabytes of prompt are laid out and counted in a few seconds; who is silent for longer hangs.
+SILENCE_MAX_S: Final = 30.0
+HEARTBEAT_S: Final = 5.0
 
 
 class Front:
     """One incarnation of the front process."""
 
     def __init__(self, process: Process, incarnation: int, *, on_word: OnWord) -> None:
+        self._process = process
         self._talk = process.talk
         self._talk.on_word = on_word
         self.incarnation = incarnation
@@ -60,6 +67,18 @@ class Front:
                 self.opened[entry.name] = await self._talk.ask(command, llm_front.ModelOpened)
             except Declined as declined:
                 self.refused[entry.name] = declined.message
+
+    async def watch(self) -> None:
+        """Ask now and then whether it is alive, and end it when it does not say so."""
+        try:
+            while True:
+                await asyncio.sleep(HEARTBEAT_S)
+                async with asyncio.timeout(SILENCE_MAX_S):
+                    await self._process.talk.ask(messages.Ping(serial=0), messages.Pong)
+        except TimeoutError:
+            self._process.child.signal(signal.SIGKILL)
+        except Gone:
+            return  # It ended by itself, which the supervisor sees.
 
     def attach(self, model: str, worker: str, *, incarnation: int, child: Process) -> None:
         """Connect it with a child: one end of a socket for each."""

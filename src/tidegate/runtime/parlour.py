@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
@@ -24,7 +24,7 @@ from tidegate.core.image.failure import Failure
 from tidegate.core.llm.level import Level
 from tidegate.core.notice import Notice, NoticeKind
 from tidegate.core.worker import WorkerKind
-from tidegate.runtime.chats import Chat, ChatPhase, Chats, failed
+from tidegate.runtime.chats import Chat, ChatPhase, Chats, failed, pause
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.conversation import Declined, Gone, Unasked
 from tidegate.runtime.front import Front
@@ -73,6 +73,7 @@ class Parlour:
         self._post = post
         self._group: asyncio.TaskGroup | None = None
         self._front: Front | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._front_changed = asyncio.Event()
         self._keepers: dict[str, Tidekeeper] = {}
         self._reasons: dict[str, str] = {}  # Why a model's requests wait, by model.
@@ -89,6 +90,8 @@ class Parlour:
         """The server ends: nobody waits any more."""
         self.chats.close()
         self._front_changed.set()
+        if self._watch is not None:
+            self._watch.cancel()
 
     @property
     def front(self) -> Front | None:
@@ -141,6 +144,7 @@ class Parlour:
         for keeper in self._keepers.values():
             self._attach(front, keeper)
         self._front = front
+        self._watch = self._spawn(front.watch())
         changed, self._front_changed = self._front_changed, asyncio.Event()
         changed.set()
 
@@ -180,14 +184,16 @@ class Parlour:
         if effect.kind is WorkerKind.FRONT:
             if self._front is not None and self._front.incarnation == effect.incarnation:
                 self._front = None
-            _pause(self.chats.in_flight(), "The conversations' own process ended and is started again.")
+                if self._watch is not None:
+                    self._watch.cancel()
+            pause(self.chats.in_flight(), "The conversations' own process ended and is started again.")
             return
         keeper = self._keepers.get(effect.worker)
         if keeper is not None and keeper.incarnation == effect.incarnation:
             del self._keepers[effect.worker]
         served = list(self.chats.served_by(effect.worker, effect.incarnation))
         otherwise = f"The process that computes {effect.model} ended and is started again."
-        _pause(served, self._reasons.get(effect.model, otherwise))
+        pause(served, self._reasons.get(effect.model, otherwise))
 
     # --- effects
 
@@ -230,7 +236,7 @@ class Parlour:
         self.troubles.pop(effect.worker, None)
         if effect.level is Level.WARM:
             served = list(self.chats.served_by(effect.worker, effect.incarnation))
-            _pause(served, self._reasons.get(effect.model, f"{effect.model} makes room for others."))
+            pause(served, self._reasons.get(effect.model, f"{effect.model} makes room for others."))
         else:
             self._reasons.pop(effect.model, None)
         self._post(
@@ -373,14 +379,6 @@ class Parlour:
             (),
         )
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         assert self._group is not None, "the parlour works in a task group"
-        self._group.create_task(work)
-
-
-def _pause(chats: Iterable[Chat], reason: str) -> None:
-    """These wait from now on; who waited already knows why."""
-    for chat in chats:
-        chat.phase = ChatPhase.WAITING
-        if not chat.is_paused:
-            chat.pause(reason)
+        return self._group.create_task(work)
