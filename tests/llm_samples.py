@@ -60,7 +60,7 @@ TO_CHILD: tuple[llm_child.ToChild, ...] = (
 )
 FROM_CHILD: tuple[llm_child.FromChild, ...] = (
     HELLO,
-    llm_child.LlmOpened(serial=1, devices=("VCARD0", "CPU")),
+    llm_child.LlmOpened(serial=1),
     llm_child.LlmRefused(serial=1, fault=FaultKind.UNSUPPORTED, message="no such device"),
     llm_child.LevelReached(
         serial=2,

@@ -103,10 +103,9 @@ class SetLevel(Message, frozen=True, kw_only=True):
 
 
 class LlmOpened(Message, frozen=True, kw_only=True):
-    """Ready for SetLevel. `devices` are all that the engine sees."""
+    """Ready for SetLevel."""
 
     serial: int
-    devices: tuple[str, ...] = ()
 
 
 class LlmRefused(Message, frozen=True, kw_only=True):

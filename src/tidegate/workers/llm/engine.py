@@ -67,14 +67,13 @@ class Engine:
             self._lib = Library()
             if order.ledger_path:
                 llama.attach_virtual_card(order.ledger_path)
-            names = tuple(device.name for device in llama.devices())
-        except (llama.UnusableLedger, OSError) as error:
-            return llm_child.LlmRefused(serial=order.serial, fault=FaultKind.UNSUPPORTED, message=str(error))
-        if order.device and order.device not in names:
-            told = f"there is no device {order.device!r}; there are {', '.join(names)}"
+            # By name only: to ask a device for its memory opens a context on it.
+            llama.device_list([order.device] if order.device else [])
+        except (llama.UnusableLedger, OSError, KeyError) as error:
+            told = str(error.args[0] if isinstance(error, KeyError) else error)
             return llm_child.LlmRefused(serial=order.serial, fault=FaultKind.UNSUPPORTED, message=told)
         self._order, self._eyes = order, Eyes(self._lib, order)
-        return llm_child.LlmOpened(serial=order.serial, devices=names)
+        return llm_child.LlmOpened(serial=order.serial)
 
     def set_level(self, wish: llm_child.SetLevel, wait_until_kept: Callable[[], None]) -> Message:
         """Go to a level; the answer says where we are."""

@@ -160,8 +160,7 @@ class Eyes:
         if not self._order.device:
             return False
         size_bytes = Path(self._order.projector_path).stat().st_size
-        free = next(found.free_bytes for found in llama.devices() if found.name == self._order.device)
-        return free >= _ROOM_FACTOR * size_bytes
+        return llama.free_bytes_of(self._order.device) >= _ROOM_FACTOR * size_bytes
 
     def forget(self, piece: Piece) -> None:
         """Give back what a piece holds."""
