@@ -26,7 +26,6 @@ Neighbours: `tidegate.core.stage` owns Stage, Component and Execution; `frames` 
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
 import msgspec
@@ -34,26 +33,14 @@ import msgspec
 from tidegate.core.stage import Component, Execution, Stage
 from tidegate.wire.bounds import Amount, Hash, Preview, Words
 from tidegate.wire.frames import ProtocolError
+from tidegate.wire.llm_question import LlmForetold as LlmForetold
+from tidegate.wire.llm_question import PredictLlm as PredictLlm
+from tidegate.wire.llm_question import SplitFacts as SplitFacts
+from tidegate.wire.message import FaultKind as FaultKind
+from tidegate.wire.message import Message as Message
 
 # Raised whenever an old worker could misunderstand a new parent or the other way round.
 WIRE_VERSION: Final = 1
-
-
-class FaultKind(enum.StrEnum):
-    """Why a command failed, as far as the worker that survived it can tell."""
-
-    INVALID_MODEL = "invalid_model"
-    INVALID_REQUEST = "invalid_request"
-    UNSUPPORTED = "unsupported"
-    OUT_OF_MEMORY = "out_of_memory"
-    NOT_FINITE = "not_finite"
-    CANCELLED = "cancelled"
-    STORAGE = "storage"
-    ENGINE = "engine"
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="kind", tag=str.lower):
-    """Base of all messages; the class name in lower case is the tag on the wire."""
 
 
 class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,30 +100,6 @@ class Predict(Message, frozen=True, kw_only=True):
     model: str = ""
 
 
-class PredictLlm(Message, frozen=True, kw_only=True):
-    """Ask what a language model needs with 0, 1, 2, ... layers on a card. Nothing is allocated.
-
-    `device` is the engine's name of the card, "" for none. Layers count as llama.cpp counts them, the output
-    being one; `layers_max` are considered at most, -1 for all. `context_tokens_count` is for one slot.
-    """
-
-    serial: int
-    path: str
-    device: str = ""
-    ledger_path: str = ""
-    projector_path: str = ""
-    layers_max: int = -1
-    context_tokens_count: int = 4096
-    slots_count: int = 1
-    batch_tokens_count: int = 256
-    outputs_max: int = 0
-    kv_type_k: str = "f16"
-    kv_type_v: str = "f16"
-    flash_attention: bool = True
-    is_unified: bool = True
-    image_tokens_max: int = 0
-
-
 class Load(Message, frozen=True, kw_only=True):
     """Bring a component's weights to their place. `encoder` adds the half of the VAE that encodes."""
 
@@ -167,10 +130,10 @@ class RunStage(Message, frozen=True, kw_only=True):
     stage: Stage
     request: ImageRequest
     execution: Execution
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = msgspec.field(default_factory=dict)
     output: str = ""
     tape: str = ""
-    fingerprint: dict[str, str] = {}
+    fingerprint: dict[str, str] = msgspec.field(default_factory=dict)
     previews: bool = False
     model: str = ""
 
@@ -259,31 +222,6 @@ class FootprintPredicted(Message, frozen=True, kw_only=True):
     compute_bytes: Amount
     card_peak_bytes: Amount
     ram_peak_bytes: Amount
-
-
-class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a language model needs with a number of its layers on the card, as it will be charged there."""
-
-    card_weights_bytes: Amount
-    card_kv_bytes: Amount
-    card_compute_bytes: Amount
-    ram_weights_bytes: Amount
-    ram_kv_bytes: Amount
-    ram_compute_bytes: Amount
-
-
-class LlmForetold(Message, frozen=True, kw_only=True):
-    """What a language model needs: `splits` for 0 to `layers_count` layers on the card.
-
-    `state_bytes` bounds the saved state of all slots. Projector figures are for the card, 0 without one.
-    """
-
-    serial: int
-    layers_count: int
-    splits: tuple[SplitFacts, ...]
-    state_bytes: Amount
-    projector_weights_bytes: Amount = 0
-    projector_compute_bytes: Amount = 0
 
 
 class Refused(Message, frozen=True, kw_only=True):
