@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from core.test_arbiter import Recorder, chat, house, job
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
+from tidegate.core.llm.level import Level
 from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import Placement, Stage
 
@@ -56,6 +59,34 @@ def test_a_chat_stops_sampling_only_where_that_pays() -> None:
     assert _first(seen, ef.FinishChat, request="a")
 
 
+def test_two_models_do_not_take_the_card_from_each_other_with_every_token() -> None:
+    built = house(4 * GIB + 600 * MIB, llms=2)
+    acts = (chat(0, "a", length_ms=20_000), chat(1_000, "b", length_ms=20_000, model="llm1"))
+    seen = Recorder(built, *acts).until(200_000)
+    levels = [effect for effect in seen.effects if isinstance(effect, ef.SetLevel)]
+    assert len([effect for effect in levels if effect.level is not Level.WARM]) <= 8, (
+        "each turn is seconds long"
+    )
+    assert {effect.request for effect in seen.effects if isinstance(effect, ef.FinishChat)} == {"a", "b"}
+
+
+def test_of_images_that_wait_a_loaded_model_goes_first_only_if_it_is_not_slower() -> None:
+    acts = [
+        job(0, "long0", side=128, steps=30),
+        job(10, "short", side=32),
+        job(20, "long1", side=128, steps=30),
+    ]
+    models = ("image0", "image1", "image0")
+    acts = [replace(act, text=model) for act, model in zip(acts, models, strict=True)]
+    built = house(16 * GIB, llms=0)
+    built = replace(
+        built, image_models=tuple(replace(built.image_models[0], name=name) for name in models[:2])
+    )
+    seen = Recorder(built, *acts).until(200_000)
+    ends = [effect.job for effect in seen.effects if isinstance(effect, ef.FinishJob)]
+    assert ends == ["long0", "short", "long1"]
+
+
 def test_what_is_left_of_a_tape_does_not_teach_how_long_sampling_takes() -> None:
     seen = Recorder(house(16 * GIB, llms=0), job(0), job(20_000, "job1")).until(1)
     state = seen.world.arbiter.state
@@ -65,10 +96,10 @@ def test_what_is_left_of_a_tape_does_not_teach_how_long_sampling_takes() -> None
     assert process is not None
     seen.world.die(process, signal=9)
     seen.until(19_000)
-    times = [key for key in state.catalog.times_ms if key.what == "run" and key.size.stage is Stage.DENOISE]
+    times = [key for key in state.catalog.steps_us if key.what == "run" and key.size.stage is Stage.DENOISE]
     assert not times, "the run began anew from its tape"
     seen.until(60_000)
-    times = [key for key in state.catalog.times_ms if key.what == "run" and key.size.stage is Stage.DENOISE]
+    times = [key for key in state.catalog.steps_us if key.what == "run" and key.size.stage is Stage.DENOISE]
     assert times, "the next image ran from its first step"
 
 

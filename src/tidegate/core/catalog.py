@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from tidegate.core.house import LlmFootprint
 from tidegate.core.planner.option import Footprint, Provenance, StageOption
 from tidegate.core.planner.prices import Work, option_of
 from tidegate.core.quantity import GIB
-from tidegate.core.stage import Execution, Stage
+from tidegate.core.stage import Execution, Placement, Stage
 
+# No way of running is believed to be slower than its prior by more than this.
+RATE_MAX = 1_000_000
+Key = TypeVar("Key")
 SIZES_MAX = 4_096  # Footprints kept; beyond it the oldest are forgotten and asked for again.
 DRIFTS_MAX = 1_024
 
@@ -49,12 +53,32 @@ class TimeKey:
     execution: Execution
 
 
+@dataclass(frozen=True, slots=True)
+class RateKey:
+    """What was found about a way of running: how its times compare with their priors, whatever the size.
+
+    `model` is empty for what was found with all models together.
+    """
+
+    what: str
+    model: str
+    stage: Stage
+    placement: Placement
+
+
 @dataclass(slots=True)
 class Catalog:
-    """Everything learned about needs and costs."""
+    """Everything learned about needs and costs.
 
+    A time that was measured is taken as it is; one that was not is its prior at the rate that this model, or
+    else any model, was seen to have on this machine. `is_card_slow`: the card computes like the CPU.
+    """
+
+    is_card_slow: bool = False
     options: dict[SizeKey, tuple[tuple[Execution, Footprint], ...]] = field(default_factory=dict)
     times_ms: dict[TimeKey, int] = field(default_factory=dict)
+    steps_us: dict[TimeKey, int] = field(default_factory=dict)  # A step of sampling, or a whole other stage.
+    rates: dict[RateKey, int] = field(default_factory=dict)  # Measured by prior, in thousandths.
     llms: dict[str, LlmFootprint] = field(default_factory=dict)
     level_ms: dict[str, int] = field(default_factory=dict)  # "<model>/<tide>" to a moving average.
 
@@ -78,13 +102,34 @@ class Catalog:
         )
 
     def learn_stage_ms(
-        self, size: SizeKey, execution: Execution, *, load_ms: int, run_ms: int | None
+        self, size: SizeKey, execution: Execution, *, work: Work, load_ms: int, run_ms: int | None
     ) -> None:
         """Fold measured times into their averages; a load of nothing was no load, None was not all of it."""
+        footprint = next((found for how, found in self.options.get(size, ()) if how == execution), None)
+        prior = self._prior(size.stage, execution, footprint, work=work) if footprint is not None else None
         if run_ms is not None:
-            self._fold(TimeKey("run", size, execution), run_ms)
+            step_us = run_ms * 1_000 // _steps_of(size.stage, work)
+            _fold(self.steps_us, TimeKey("run", size, execution), step_us)
+            if prior is not None:
+                self._rate("run", size, execution.placement, measured_ms=run_ms, prior_ms=prior.run_ms)
         if load_ms:
-            self._fold(TimeKey("load", size, execution), load_ms)
+            _fold(self.times_ms, TimeKey("load", size, execution), load_ms)
+            if prior is not None:
+                self._rate("load", size, execution.placement, measured_ms=load_ms, prior_ms=prior.load_ms)
+
+    def _rate(
+        self, what: str, size: SizeKey, placement: Placement, *, measured_ms: int, prior_ms: int
+    ) -> None:
+        rate = min(RATE_MAX, max(1, measured_ms * 1_000 // max(1, prior_ms)))
+        for model in (size.model, ""):
+            _fold(self.rates, RateKey(what, model, size.stage, placement), rate)
+
+    def inherit(self, other: Catalog) -> None:
+        """Know what another catalog of the same cards has measured; what it foresaw is asked for again."""
+        self.times_ms = dict(other.times_ms)
+        self.steps_us = dict(other.steps_us)
+        self.rates = dict(other.rates)
+        self.level_ms = dict(other.level_ms)
 
     def learn_level_ms(self, model: str, movement: str, *, took_ms: int) -> None:
         """Fold the measured time of a movement of a language model into its average."""
@@ -116,18 +161,33 @@ class Catalog:
     def _priced(
         self, size: SizeKey, execution: Execution, footprint: Footprint, *, work: Work
     ) -> StageOption:
-        prior = option_of(size.stage, execution, footprint=footprint, work=work)
-        run_ms = self.times_ms.get(TimeKey("run", size, execution))
+        prior = self._prior(size.stage, execution, footprint, work=work)
+        step_us = self.steps_us.get(TimeKey("run", size, execution))
         load_ms = self.times_ms.get(TimeKey("load", size, execution))
-        if run_ms is None and load_ms is None:
-            return prior
+        run_ms = None if step_us is None else step_us * _steps_of(size.stage, work) // 1_000
         return replace(
             prior,
-            run_ms=prior.run_ms if run_ms is None else run_ms,
-            load_ms=prior.load_ms if load_ms is None else load_ms,
+            run_ms=self._rated("run", size, execution, prior.run_ms) if run_ms is None else run_ms,
+            load_ms=self._rated("load", size, execution, prior.load_ms) if load_ms is None else load_ms,
         )
 
-    def _fold(self, key: TimeKey, measured_ms: int) -> None:
-        if len(self.times_ms) >= SIZES_MAX and key not in self.times_ms:
-            del self.times_ms[next(iter(self.times_ms))]
-        self.times_ms[key] = (3 * self.times_ms.get(key, measured_ms) + measured_ms) // 4
+    def _rated(self, what: str, size: SizeKey, execution: Execution, prior_ms: int) -> int:
+        for model in (size.model, ""):
+            rate = self.rates.get(RateKey(what, model, size.stage, execution.placement))
+            if rate is not None:
+                return prior_ms * rate // 1_000
+        return prior_ms
+
+    def _prior(self, stage: Stage, execution: Execution, footprint: Footprint, *, work: Work) -> StageOption:
+        work = replace(work, is_card_slow=self.is_card_slow)
+        return option_of(stage, execution, footprint=footprint, work=work)
+
+
+def _steps_of(stage: Stage, work: Work) -> int:
+    return max(1, work.steps_count) if stage is Stage.DENOISE else 1
+
+
+def _fold(averages: dict[Key, int], key: Key, measured: int) -> None:
+    if len(averages) >= SIZES_MAX and key not in averages:
+        del averages[next(iter(averages))]
+    averages[key] = (3 * averages.get(key, measured) + measured) // 4

@@ -36,6 +36,7 @@ class CardDescriptor:
     headroom_bytes: int = 0
     allocation_max_bytes: int = 0
     link_mib_per_s: int = 4_000
+    is_slow: bool = False  # It computes like the CPU: a virtual card.
     unified: bool = False  # Card and host share one memory: nothing is gained by moving state to RAM.
 
 

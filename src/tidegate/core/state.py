@@ -145,6 +145,7 @@ def fresh_state(house: House, policy: Policy) -> State:
         policy=policy,
         ledger=Ledger(pools=pools),
         stories=Stories(lines_max=policy.story_lines_max),
+        catalog=Catalog(is_card_slow=any(card.is_slow for card in house.cards)),
     )
     for card in [descriptor.name for descriptor in house.cards] or [""]:
         name = image_worker(card)

@@ -20,6 +20,7 @@ class Footprints:
 
     request: messages.ImageRequest
     latent_factor: int
+    is_card_slow: bool = False
     _known: dict[tuple[Stage, Execution], StageOption | None] = field(default_factory=dict)
     _weights: dict[Stage, int] = field(default_factory=dict)
 
@@ -53,7 +54,10 @@ class Footprints:
             return None  # this way is closed, another may be open
         footprint = Footprint(found.card_peak_bytes, found.ram_peak_bytes, found.weights_bytes)
         work = Work(
-            latent_height=self._height, latent_width=self._width, steps_count=max(1, self.request.steps)
+            latent_height=self._height,
+            latent_width=self._width,
+            steps_count=max(1, self.request.steps),
+            is_card_slow=self.is_card_slow,
         )
         return option_of(stage, execution, footprint=footprint, work=work)
 

@@ -104,7 +104,7 @@ def _virtual(
         device_class=f"virtual/{spec.preset.value}/{found.granularity_bytes}",
         description=found.name,
         ledger_path=str(card.path),
-        card=_as_core(found, headroom_bytes=settings.headroom_bytes or 0),
+        card=replace(_as_core(found, headroom_bytes=settings.headroom_bytes or 0), is_slow=True),
         see=card.use,
         notice=f"{told[:1].upper()}{told[1:]}." if told else "",
         is_virtual=True,

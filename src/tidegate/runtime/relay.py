@@ -68,7 +68,10 @@ class Relay:
         self._folder = folder
         self._listener = listener
         self._results = Results(order, folder)
-        self._footprints = Footprints(order.request, bench.opened.latent_factor)
+        # A virtual card is known by its ledger, and computes like the CPU.
+        self._footprints = Footprints(
+            order.request, bench.opened.latent_factor, is_card_slow=bool(bench.site.ledger_path)
+        )
         self._pixels_sha256 = ""
         self.last_step = 0
         self.records: list[StageRecord] = []

@@ -87,6 +87,7 @@ class Reload:
         async with desk.shell.between_events():
             await self.supervisor.end_workers()
             old, new = desk.shell.arbiter.state, Arbiter(house, settings.policy)
+            new.inherit(desk.shell.arbiter)
             for name, worker in new.state.workers.items():
                 # Numbers go on, so that the fence drops what the ended processes still had to say.
                 worker.incarnation = old.workers[name].incarnation if name in old.workers else 0

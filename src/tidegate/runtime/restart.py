@@ -57,16 +57,19 @@ def resumed(
     """Take up what the journal held. Blocks: kept results are read and hashed."""
     lost = _lost_work(book, engine_build=engine_build, is_sound=is_sound)
     problems: list[str] = []
-    arbiter = None
-    if found.snapshot and not lost:
-        arbiter = _replayed(found, problems)
-    if arbiter is not None and (arbiter.state.house, arbiter.state.policy) != (house, policy):
-        arbiter = None  # Cards, models or limits are others now.
+    known = _replayed(found, problems) if found.snapshot else None
+    arbiter = known
+    if known is not None and (lost or (known.state.house, known.state.policy) != (house, policy)):
+        # Work, cards, models or limits are others now. What was measured is as true as before.
+        arbiter = None
+    fresh = Arbiter(house, policy)
+    if known is not None:
+        fresh.inherit(known)
     if lost:
         problems.append(f"{len(lost)} kept results are damaged or of another engine and are made again.")
     is_fresh = arbiter is None
     resumption = Resumption(
-        arbiter=arbiter or Arbiter(house, policy),
+        arbiter=arbiter or fresh,
         is_fresh=is_fresh,
         records=[rec.stages_forgotten(frame.name) for frame in lost],
         problems=problems,

@@ -61,7 +61,7 @@ def _learn(state: State, job: Job, run: Run, *, event: ev.StageFinished) -> None
     size: SizeKey = job.size(job.stage)
     # A tape shortens the run: what is left of a stage says nothing about the whole.
     run_ms = None if job.is_resumed else event.run_ms
-    state.catalog.learn_stage_ms(size, run.execution, load_ms=event.load_ms, run_ms=run_ms)
+    state.catalog.learn_stage_ms(size, run.execution, work=job.work, load_ms=event.load_ms, run_ms=run_ms)
     worker = state.workers[run.worker]
     if not worker.card or not run.card_bytes:
         return

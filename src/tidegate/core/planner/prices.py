@@ -6,6 +6,7 @@ catalog replaces them by what it measures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -15,10 +16,16 @@ from tidegate.core.stage import DecodeMode, Execution, Placement, Stage
 
 # Latent pixels of overlap that a tile shares with its neighbours: a quarter on each side.
 OVERLAP_QUARTERS = 2
-# A home card computes these stages some sixty times as fast as two to eight cores do; text encoders, which
-# are bound by memory, some fifteen times.
-CPU_FACTOR = 60
-CPU_ENCODER_FACTOR = 15
+# A home card computes these stages so many times as fast as two to eight cores do. Text encoders are bound by
+# memory; decoding 512 x 512 pixels was seen to take 70 s on two cores.
+_CPU_FACTORS: Mapping[Stage, int] = {
+    Stage.ENCODE: 15,
+    Stage.DENOISE: 60,
+    Stage.DECODE: 200,
+    Stage.ENCODE_IMAGE: 200,
+}
+# Weights of the usual decoder. A tiny autoencoder has a fortieth of them, and is that much faster.
+_DECODER_BYTES = 95 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +36,7 @@ class Work:
     latent_width: int
     steps_count: int = 1
     load_mib_per_s: int = 4_000  # From page cache to card on PCIe 4; a measured link speed replaces it.
+    is_card_slow: bool = False  # The card computes like the CPU, as a virtual one does.
 
 
 def option_of(stage: Stage, execution: Execution, *, footprint: Footprint, work: Work) -> StageOption:
@@ -39,18 +47,18 @@ def option_of(stage: Stage, execution: Execution, *, footprint: Footprint, work:
 
 
 def _run_ms(stage: Stage, execution: Execution, *, footprint: Footprint, work: Work) -> int:
-    on_card_ms = _on_card_ms(stage, footprint.weights_bytes, work=work)
+    run_ms = _on_card_ms(stage, footprint.weights_bytes, work=work)
     if execution.mode is DecodeMode.TILED:
-        on_card_ms = on_card_ms * _tiling_percent(execution.tile, work) // 100
+        run_ms = run_ms * _tiling_percent(execution.tile, work) // 100
+    if work.is_card_slow or execution.placement is Placement.CPU:
+        run_ms *= _CPU_FACTORS[stage]
     match execution.placement:
-        case Placement.CARD:
-            return on_card_ms
+        case Placement.CARD | Placement.CPU:
+            return run_ms
         case Placement.STREAM:
             passes = work.steps_count * 2 if stage is Stage.DENOISE else 1
             moved_bytes = max(0, footprint.weights_bytes - execution.budget_bytes // 2)
-            return on_card_ms + passes * moved_bytes * 1_000 // (work.load_mib_per_s * MIB)
-        case Placement.CPU:
-            return on_card_ms * (CPU_ENCODER_FACTOR if stage is Stage.ENCODE else CPU_FACTOR)
+            return run_ms + passes * moved_bytes * 1_000 // (work.load_mib_per_s * MIB)
         case _:
             assert_never(execution.placement)
 
@@ -65,7 +73,8 @@ def _on_card_ms(stage: Stage, weights_bytes: int, *, work: Work) -> int:
             return work.steps_count * (5 + weights_bytes * pixels * 15 // (GIB * 1024))
         case Stage.DECODE | Stage.ENCODE_IMAGE:
             # 512 x 512 pixels: some 330 ms.
-            return 10 + pixels * 8 // 100
+            share_bytes = min(_DECODER_BYTES, max(_DECODER_BYTES // 40, weights_bytes))
+            return 10 + pixels * 8 * share_bytes // (100 * _DECODER_BYTES)
         case _:
             assert_never(stage)
 
