@@ -123,6 +123,20 @@ def test_what_is_no_language_model_is_refused(shelf: Path) -> None:
     assert "was given as mmproj" in refused["swapped"]
 
 
+def test_a_template_is_read_from_its_file(shelf: Path) -> None:
+    (shelf / "plain.jinja").write_text("{{ messages }}", encoding="utf-8")
+    (shelf / "bad.jinja").write_bytes(b"\xff\xfe")
+    own = [
+        {"name": name, "file": "llama-tiny.gguf", "template": f"{name}.jinja"}
+        for name in ("plain", "bad", "missing")
+    ]
+    found = found_in(shelf, llms=own)
+    assert [entry.template for entry in found.entries.values()] == ["{{ messages }}"]
+    refused = dict(found.refused)
+    assert "is not UTF-8" in refused["bad"]
+    assert "No such file" in refused["missing"]
+
+
 def test_an_evaluation_on_the_command_line_holds_for_all(tmp_path: Path) -> None:
     path = tmp_path / "t.toml"
     path.write_text('[[llms]]\nname = "a"\nfile = "a.gguf"\nevaluation = "throughput"\n', encoding="utf-8")

@@ -62,6 +62,7 @@ class Front:
                 slots_count=entry.options.slots,
                 fingerprint=entry.fingerprint,
                 projector_path=str(entry.mmproj) if entry.mmproj else "",
+                template=entry.template,
             )
             try:
                 self.opened[entry.name] = await self._talk.ask(command, llm_front.ModelOpened)

@@ -25,13 +25,15 @@ from tidegate.runtime.models.model_file import Format
 from tidegate.runtime.models.shelf import Model, resolve, scan
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.settings_file import models_folder_of
-from tidegate.runtime.settings_llm import Backend, LlmDefaults, LlmSettings, options_of
+from tidegate.runtime.settings_llm import LlmDefaults, LlmSettings, options_of
 from tidegate.wire import messages
 from tidegate.wire.llm_child import Evaluation
 
 NO_PROJECTOR: Final = "none"
 # Tokens whose chances a child computes in one step, at least; it makes its context with the same number.
 OUTPUTS_MIN: Final = 32
+# The longest chat templates reach 20 kB.
+TEMPLATE_BYTES_MAX: Final = 200_000
 # Names of a model and of its projector share at least so many letters, unless there is only one model.
 SHARED_LETTERS_MIN: Final = 4
 
@@ -52,15 +54,13 @@ class LlmEntry:
     options: LlmDefaults
     layers_max: int = -1
     aliases: tuple[str, ...] = ()
-    template: str = ""
-    backend: Backend = Backend.TIDEGATE
-    program: str = ""
+    template: str = ""  # The text of a chat template instead of the model's own.
 
     @property
     def fingerprint(self) -> str:
         """Names its files and everything that decides what it needs."""
         needs = self.options.model_copy(update={"model": "", "keep": LlmDefaults().keep, "threads": 0})
-        told = [sorted(self.fingerprints.items()), needs.model_dump_json(), self.layers_max, self.backend]
+        told = [sorted(self.fingerprints.items()), needs.model_dump_json(), self.layers_max]
         return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:40]
 
     @property
@@ -275,6 +275,7 @@ def _number(model: Model, key: str) -> int:
 def _entry(
     name: str, model: Model, projector: Model | None, settings: Settings, own: LlmSettings | None
 ) -> LlmEntry:
+    folder = models_folder_of(settings)
     architecture = model.identity.architecture
     files: Iterable[tuple[str, Model | None]] = (("model", model), ("mmproj", projector))
     return LlmEntry(
@@ -290,7 +291,21 @@ def _entry(
         options=options_of(settings.llm, own),
         layers_max=own.layers if own else -1,
         aliases=own.aliases if own else (),
-        template=own.template if own else "",
-        backend=own.backend if own else Backend.TIDEGATE,
-        program=own.program if own else "",
+        template=_template_text(own.template, folder) if own and own.template else "",
     )
+
+
+def _template_text(name: str, folder: Path) -> str:
+    """Read a chat template's file: a path, or a name in the models folder. Raises ClientError."""
+    path = Path(name).expanduser()
+    path = path if path.exists() else folder / name
+    try:
+        with path.open("rb") as file:
+            raw = file.read(TEMPLATE_BYTES_MAX + 1)
+        if len(raw) > TEMPLATE_BYTES_MAX:
+            raise refusals.unusable_template(path, f"it is larger than {TEMPLATE_BYTES_MAX} bytes")
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise refusals.unusable_template(path, error.strerror or type(error).__name__) from error
+    except UnicodeDecodeError as error:
+        raise refusals.unusable_template(path, "it is not UTF-8") from error

@@ -7,9 +7,9 @@ which files there are is found by `llm_registry`.
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from tidegate.core.llm.level import Level
 from tidegate.wire.llm_child import Evaluation, Overflow
@@ -29,13 +29,6 @@ class KvType(enum.StrEnum):
     Q5_0 = "q5_0"
     Q4_1 = "q4_1"
     Q4_0 = "q4_0"
-
-
-class Backend(enum.StrEnum):
-    """Which program serves a model."""
-
-    TIDEGATE = "tidegate"
-    LLAMA_SERVER = "llama-server"
 
 
 class Keep(enum.StrEnum):
@@ -101,16 +94,6 @@ class LlmSettings(LlmTable):
     template: str = Field(
         default="", max_length=PATH_LENGTH_MAX, description="File of a chat template instead of the model's."
     )
-    backend: Backend = Backend.TIDEGATE
-    program: str = Field(
-        default="", max_length=PATH_LENGTH_MAX, description="The llama-server to run; none: the one built in."
-    )
-
-    @model_validator(mode="after")
-    def _program_for_its_backend(self) -> Self:
-        if self.program and self.backend is not Backend.LLAMA_SERVER:
-            raise ValueError(f'{self.name}: program is for backend = "{Backend.LLAMA_SERVER}"')
-        return self
 
 
 def options_of(common: LlmDefaults, own: LlmSettings | None) -> LlmDefaults:

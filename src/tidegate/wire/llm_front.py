@@ -56,7 +56,7 @@ class OpenModel(Message, frozen=True, kw_only=True):
     """Open a model's vocabulary and template; its weights are never read here.
 
     `context_tokens_count` is what one conversation can hold (of one slot); `projector_path` names the mmproj,
-    "" when the model cannot see.
+    "" when the model cannot see; `template` is used instead of the model's own, unless it is "".
     """
 
     serial: int
@@ -66,6 +66,7 @@ class OpenModel(Message, frozen=True, kw_only=True):
     slots_count: int
     fingerprint: str = ""
     projector_path: str = ""
+    template: str = ""
 
 
 class CloseModel(Message, frozen=True, kw_only=True):

@@ -163,6 +163,14 @@ def incomplete_language_model(path: Path, lacking: str) -> ClientError:
     return ClientError(f"{named(path)} holds no {lacking}.", remedy=FETCH_AGAIN, code="model_incomplete")
 
 
+def unusable_template(path: Path, why: str) -> ClientError:
+    return ClientError(
+        f"{named(path)} cannot be used as a chat template: {why}.",
+        remedy="Give a text file with a Jinja template, or leave the setting out.",
+        code="bad_template",
+    )
+
+
 def projector_does_not_match(path: Path, *, found_count: int, model: Path, wanted_count: int) -> ClientError:
     return ClientError(
         f"{named(path)} makes embeddings of {found_count} values, but {named(model)} takes {wanted_count}.",

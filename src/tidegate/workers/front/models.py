@@ -6,6 +6,7 @@ Owns opening and closing them, and what needs nothing else: tokens for a text, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from tidegate.core.faults import ClientError
 from tidegate.wire import llm_front
@@ -13,6 +14,10 @@ from tidegate.wire.messages import FaultKind, Message
 from tidegate.workers.front import tools
 from tidegate.workers.front.templates import Template
 from tidegate.workers.front.vocabulary import UnreadableModel, Vocabulary
+
+
+# Whoever asks for tokens waits on the same thread as everybody else's answers; and they travel in one frame.
+LETTERS_MAX: Final = 1 << 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class Models:
             return llm_front.FrontRefused(serial=order.serial, fault=FaultKind.INVALID_MODEL, message=told)
         model = Model(order=order, vocabulary=vocabulary, template=None)
         try:
-            model.template = vocabulary.template()
+            model.template = vocabulary.template(order.template)
         except ClientError as error:
             model.template_fault = error
         self._open[order.model] = model
@@ -84,6 +89,9 @@ class Models:
         try:
             vocabulary = self.named(command.model).vocabulary
             if isinstance(command, llm_front.Tokenize):
+                if len(command.text) > LETTERS_MAX:
+                    told = f"A text of {len(command.text)} letters; {LETTERS_MAX} are the most."
+                    raise ClientError(told, remedy="Cut it into parts.", code="bad_messages")
                 ids = vocabulary.tokens(
                     command.text, adds_special=command.adds_special, parses_special=command.parses_special
                 )

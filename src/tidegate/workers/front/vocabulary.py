@@ -45,6 +45,7 @@ class Vocabulary:
         self.architecture = self._meta("general.architecture")
         # A model without weights has not read its figures either.
         self.context_trained_count = int(self._meta(f"{self.architecture}.context_length") or 0)
+        self.embedding_count = int(self._meta(f"{self.architecture}.embedding_length") or 0)
         self._pieces: dict[int, bytes] = {}
         self._controls = self._found_controls()
         self.specials = Specials(tuple(self._controls.values()))
@@ -65,9 +66,11 @@ class Vocabulary:
             return ""
         return value.value.decode("utf-8", "replace")
 
-    def template(self) -> Template | None:
-        """The chat template in the file, if there is one. Raises ClientError when it is broken."""
-        source = self._api.llama_model_chat_template(self._model, None)
+    def template(self, own: str = "") -> Template | None:
+        """The chat template given, else the one in the file, if there is one. Raises ClientError when it is
+        broken.
+        """
+        source = own.encode() or self._api.llama_model_chat_template(self._model, None)
         if not source:
             return None
         bos, eos = self._api.llama_vocab_bos(self._vocab), self._api.llama_vocab_eos(self._vocab)
