@@ -32,6 +32,20 @@ def events_of(text: str) -> list[tuple[str, dict[str, object]]]:
     return found
 
 
+@pytest.mark.parametrize("value", ['"\\ud83e"', "1" * 400, "[" * 900 + "]" * 900])
+def test_json_that_is_none_is_refused(llm_server: Running, value: str) -> None:
+    """Halves of characters, numbers of any length, and a thousand brackets: Python reads them all."""
+    body = (
+        '{"messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "tools": [{"type": "function", '
+        '"function": {"name": "f", "parameters": {"type": "object", "x": ' + value + "}}}]}"
+    )
+    answer = llm_server.client.post(
+        "/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 400, answer.text
+    assert llm_server.client.post("/tokenize", json={"content": "a"}).status_code == 200
+
+
 def test_an_idea_becomes_a_prompt_on_one_line(llm_server: Running) -> None:
     wish = {"idea": "a cat", "seed": 1, "max_tokens": 24}
     made = llm_server.client.post("/api/enhance", json=wish).json()

@@ -18,8 +18,18 @@ from tidegate.api.app import routes
 
 # Streams that never end by themselves are read in their own tests.
 ENDLESS = ("watch_events", "watch_job")
+# What language models are asked; without a bound they go on until their context is full.
+ASKING = (
+    "openai_complete_chat",
+    "openai_complete_text",
+    "openai_embed",
+    "enhance",
+    "tag",
+    "tokenize",
+    "detokenize",
+)
 # What would be allowed but takes hours on two cores: the most that is allowed, and what is sent instead.
-SLOW_FIELDS = {"steps": (1_000, 2), "n": (10, 1), "count": (16, 1)}
+SLOW_FIELDS = {"steps": (1_000, 2), "n": (10, 1), "count": (16, 1), "max_tokens": (4_096, 16)}
 
 
 def document(*, coverage: bool) -> schemathesis.BaseSchema:
@@ -31,7 +41,7 @@ def document(*, coverage: bool) -> schemathesis.BaseSchema:
 
 ALL_HEALTH = list(HealthCheck)
 SAMPLE = settings(max_examples=6, derandomize=True, suppress_health_check=ALL_HEALTH)
-MANY = settings(max_examples=100, suppress_health_check=ALL_HEALTH)
+MANY = settings(max_examples=25, suppress_health_check=ALL_HEALTH)
 
 
 @schemathesis.check
@@ -80,3 +90,12 @@ def test_a_sample_of_requests(case: schemathesis.Case, server: Running) -> None:
 @MANY
 def test_many_requests(case: schemathesis.Case, server: Running) -> None:
     ask(case, server)
+
+
+@pytest.mark.chaos
+@document(coverage=True).include(operation_id=list(ASKING)).parametrize()
+@MANY
+def test_many_requests_to_language_models(case: schemathesis.Case, llm_server: Running) -> None:
+    if isinstance(case.body, dict) and "/v1/" in case.path:
+        case.body.setdefault("max_tokens", 4)
+    ask(case, llm_server)

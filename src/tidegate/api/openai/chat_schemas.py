@@ -29,6 +29,7 @@ LEFT_ALONE: Final = frozenset(
     "user metadata store service_tier prompt_cache_key prompt_cache_retention safety_identifier".split()
 )
 
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 LongText = Annotated[str, Field(max_length=TEXT_MAX)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 Json = dict[str, Any]  # Any: see the import
@@ -230,7 +231,7 @@ class ChatRequest(LlmSampling):
 class CompletionRequest(LlmSampling):
     """Texts, or tokens, to be continued as they are."""
 
-    prompt: LongText | list[LongText] | list[int] | list[list[int]] = Field(
+    prompt: LongText | list[LongText] | list[TokenId] | list[list[TokenId]] = Field(
         default="", description="A text, tokens, or a list of either."
     )
     logprobs: int | None = Field(default=None, ge=0, le=asks.TOP_LOGPROBS_MAX)

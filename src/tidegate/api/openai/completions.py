@@ -22,7 +22,7 @@ from tidegate.api.openai.chat_answers import (
     completion_logprobs,
     usage_of,
 )
-from tidegate.api.openai.chat_schemas import Asked, CompletionRequest, LongText
+from tidegate.api.openai.chat_schemas import Asked, CompletionRequest, LongText, TokenId
 from tidegate.api.openai.conversation import completion_of
 from tidegate.api.openai.envelope import documented
 from tidegate.api.openai.images import CLIENT_CLOSED
@@ -51,7 +51,7 @@ class EmbeddingRequest(Asked):
     """Texts, or tokens, whose vectors are wanted."""
 
     model: Name = Field(default="", description="A model for embeddings; empty: the default.")
-    input: LongText | list[LongText] | list[int] | list[list[int]] = Field(
+    input: LongText | list[LongText] | list[TokenId] | list[list[TokenId]] = Field(
         description="A text, tokens, or a list of either."
     )
     encoding_format: Literal["float", "base64"] | None = "float"

@@ -9,12 +9,15 @@ import json
 import secrets
 from typing import Final
 
+import msgspec
+
 from tidegate.api.eyes import pictures_of
 from tidegate.api.lobby import Lobby
 from tidegate.api.openai.chat_schemas import (
     ChatRequest,
     CompletionRequest,
     ImagePart,
+    Json,
     LlmSampling,
     Message,
     NamedTool,
@@ -48,7 +51,7 @@ async def chat_of(wish: ChatRequest, lobby: Lobby) -> asks.Chat:
             asks.Tool(
                 name=tool.function.name,
                 description=tool.function.description or "",
-                parameters=tool.function.parameters or {},
+                parameters=_sound("tools", tool.function.parameters or {}),
             )
             for tool in wish.tools or ()
         ),
@@ -60,7 +63,7 @@ async def chat_of(wish: ChatRequest, lobby: Lobby) -> asks.Chat:
             wish, tokens_max=wish.max_completion_tokens or wish.max_tokens, logprobs_count=logprobs_count
         ),
         pictures=pictures,
-        values=wish.chat_template_kwargs or {},
+        values=_sound("chat_template_kwargs", wish.chat_template_kwargs or {}),
     )
 
 
@@ -92,6 +95,15 @@ def sampling_of(wish: LlmSampling, *, tokens_max: int | None, logprobs_count: in
         stop=wish.stops,
         logprobs_count=logprobs_count,
     )
+
+
+def _sound(field: str, value: Json) -> Json:
+    """JSON that can be passed on: Python reads halves of characters and numbers of any length in it."""
+    try:
+        msgspec.msgpack.encode(value)
+    except (OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise ClientError(f"`{field}` holds what is no JSON: {error}.", code="bad_request") from error
+    return value
 
 
 def _turn(message: Message, urls: list[str]) -> asks.Turn:
@@ -139,7 +151,7 @@ def _format(wish: ChatRequest) -> asks.Format:
         schema = asked.json_schema.schema_
         if schema is None:
             return asks.Format(shape=asks.Shape.JSON)
-        return asks.Format(shape=asks.Shape.SCHEMA, text=json.dumps(schema, ensure_ascii=False))
+        return asks.Format(shape=asks.Shape.SCHEMA, text=json.dumps(schema))
     if asked is not None and asked.type == "json_object":
         return asks.Format(shape=asks.Shape.JSON)
     return asks.Format()
