@@ -39,6 +39,16 @@ def test_a_group_with_less_left_wins(tmp_path: Path) -> None:
     )
 
 
+def test_page_cache_counts_as_left_however_often_it_was_read(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/job\n",
+        "sys/fs/cgroup/job/memory.max": f"{8 * GIB}\n",
+        "sys/fs/cgroup/job/memory.current": f"{7 * GIB}\n",
+        "sys/fs/cgroup/job/memory.stat": f"inactive_file {GIB}\nactive_file {4 * GIB}\nfile 9\n",
+    }
+    assert read_host_memory(tree(tmp_path, files)).available_bytes == 6 * GIB
+
+
 def test_a_group_above_counts_too(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "0::/user/job\n",

@@ -79,14 +79,18 @@ def _group_folders(root: Path) -> list[Path]:
 
 
 def _room(group: Path) -> tuple[int | None, int]:
-    """The limit of a group and what is left of it; page cache that can be dropped at once counts as left."""
+    """The limit of a group and what is left of it; page cache counts as left, for the kernel gives it up when
+    asked, also that of a model file which was read twice.
+    """
     limit, used = _number(group / "memory.max"), _number(group / "memory.current")
     if limit is None:
         limit, used = _number(group / "memory.limit_in_bytes"), _number(group / "memory.usage_in_bytes")
     if limit is None or used is None or limit >= _NO_LIMIT:
         return None, 0
     fields = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines() if " " in line)
-    droppable = int(fields.get("total_inactive_file", fields.get("inactive_file", "0")))
+    droppable = sum(
+        int(fields.get(f"total_{name}", fields.get(name, "0"))) for name in ("inactive_file", "active_file")
+    )
     return limit, max(0, limit - max(0, used - droppable))
 
 
