@@ -35,10 +35,13 @@ JOBS_PER_LAP = 6
 # The first laps fill caches, pools of threads and the models' place on the card.
 WARM_LAPS = 3
 KILL_EVERY_LAPS = 5
+LOOKS_MIN = 3
 # What an ended job leaves in memory on purpose: its ticket, story and notices, for 2,000 jobs.
 JOB_BYTES = 24 * 1024
 NOISE_BYTES = 12 * MIB
-SETTLED_S = 5.0
+# A standby may be coming up; when nothing changes for a while, nothing is.
+SETTLED_S = 10.0
+SAME_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +65,18 @@ class Look:
 class Soak:
     """The laps over one place."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, jobs_per_lap: int) -> None:
         self._place = place
+        self._jobs_per_lap = jobs_per_lap
         self._jobs = 0
 
     def lap(self, number: int) -> Look:
         """Do all sorts of things, wait for their end, and look."""
         place, chance = self._place, random.Random(f"soak {number}")
-        wishes = [recipe(chance.randrange(32)) for _ in range(JOBS_PER_LAP)]
+        wishes = [recipe(chance.randrange(32)) for _ in range(self._jobs_per_lap)]
         for wish in wishes:
+            # It is about the server, not about sampling: many small images.
+            wish.update(width=64, height=64, steps=1)
             # Every lap has prompts of its own, so that what is remembered of them is renewed too.
             wish["prompt"] += f" {number}" if chance.random() < 0.3 else ""
         jobs = [str(place.call("POST", "/api/jobs", wish)["id"]) for wish in wishes]
@@ -97,11 +103,10 @@ class Soak:
 
     def _looked(self) -> Look:
         # A standby that is being started, a process that is being reaped: it takes a moment until all rests.
-        ends, before = time.monotonic() + SETTLED_S, None
-        while time.monotonic() < ends:
-            look = self._look()
-            if before is not None and astuple(look)[:3] == astuple(before)[:3] and look.processes == 4:
-                return look
+        ends, before, same = time.monotonic() + SETTLED_S, None, 0
+        while time.monotonic() < ends and same < SAME_LOOKS:
+            look = astuple(self._look())[:3]
+            same = same + 1 if look == before else 0
             before = look
             threading.Event().wait(0.3)
         return self._look()
@@ -140,16 +145,18 @@ def judged(looks: list[Look]) -> list[str]:
     return grown
 
 
-def soaked(place: Place, *, minutes: float, laps_min: int = 2 * WARM_LAPS) -> list[Look]:
-    """Lap after lap for so long; the looks after the warm-up."""
-    soak, looks = Soak(place), []
+def soaked(
+    place: Place, *, minutes: float, warm_laps: int = WARM_LAPS, jobs_per_lap: int = JOBS_PER_LAP
+) -> list[Look]:
+    """Lap after lap for so long, and at least three after the warm-up; the looks of those."""
+    soak, looks = Soak(place, jobs_per_lap=jobs_per_lap), []
     ends = time.monotonic() + 60 * minutes
     for number in itertools.count(1):
         look = soak.lap(number)
         print(f"lap {number}: {look.text()}", flush=True)
-        if number > WARM_LAPS:
+        if number > warm_laps:
             looks.append(look)
-        if time.monotonic() >= ends and number >= laps_min:
+        if time.monotonic() >= ends and len(looks) >= LOOKS_MIN:
             return looks
     raise AssertionError("it counts for ever")
 

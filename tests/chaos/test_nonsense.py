@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -62,6 +63,8 @@ async def check_words(gate: FrontDesk, order: Order, words: tuple[str, ...]) -> 
     wanted = await pixels(gate, calm.id)
     for number, word in enumerate(words):
         order(word, 1)
+        # One that has everything open and loaded would not be asked for most words.
+        kill(gate)
         # Another prompt each time, so that the encoder runs too; the seed's picture is compared elsewhere.
         job = await made(gate, order_of(prompt=f"a lighthouse {number}", key=word))
         assert job.phase is JobPhase.DONE, (word, job.message, gate.story(job.id))
@@ -156,6 +159,13 @@ def test_who_cancels_in_the_middle_of_a_decode_waits_a_second_and_nothing_is_lef
     with VirtualCard(tmp_path / "card-3GiB.vcard") as card:
         assert card.use().used_bytes == 0
     assert not list((tmp_path / "work").iterdir())
+
+
+def kill(gate: FrontDesk) -> None:
+    for worker in gate.health().workers:
+        if worker.kind == "image" and worker.pid:
+            with contextlib.suppress(ProcessLookupError):  # it had lost its mind and is gone already
+                os.kill(worker.pid, signal.SIGKILL)
 
 
 def worker_of(gate: FrontDesk) -> int:
