@@ -190,6 +190,10 @@ class Performer:
             del self._studios[effect.worker]
         if effect.kind in (WorkerKind.FRONT, WorkerKind.LLM):
             self._parlour.gone(effect)
+            # Images that are loaded meanwhile push its file out of the page cache; it would come back slowly.
+            entry = self._parlour.models.entries.get(effect.model)
+            if entry is not None:
+                self._prefetch.whole(entry.files.values())
         self._post(
             ev.WorkerExited(
                 at_ms=self._clock.now_ms(),

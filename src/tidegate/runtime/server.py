@@ -11,20 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from tidegate.core import events as ev
 from tidegate.core.arbiter import Arbiter
 from tidegate.core.effects import GuestState
-from tidegate.core.faults import WorkerError
-from tidegate.core.house import House
 from tidegate.core.worker import PREDICTOR, WorkerKind
-from tidegate.runtime import premises, registry, restart, whatif
+from tidegate.runtime import registry, restart, whatif
 from tidegate.runtime.askdesk import AskDesk
 from tidegate.runtime.chats import Chats
 from tidegate.runtime.clock import Clock
-from tidegate.runtime.conversation import Gone
 from tidegate.runtime.darkroom import Darkroom, kept_by
 from tidegate.runtime.exhibits import Showroom
 from tidegate.runtime.frontdesk import Desk, FrontDesk
@@ -35,28 +31,16 @@ from tidegate.runtime.llm_registry import LlmRegistry
 from tidegate.runtime.newsroom import Newsroom
 from tidegate.runtime.parlour import FOLDER, Furniture, Parlour
 from tidegate.runtime.performer import Performer
-from tidegate.runtime.predictor import Predictor
 from tidegate.runtime.prefetch import Prefetch
 from tidegate.runtime.reload import Reload
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.shell import Shell
 from tidegate.runtime.supervisor import Process, Supervisor
+from tidegate.runtime.survey import Site, surveyed
 from tidegate.runtime.telemetry import Telemetry
 from tidegate.runtime.threads import Threads, on
 from tidegate.runtime.tidekeeper import Berth
 from tidegate.runtime.warmup import WarmUp, sizes_of
-from tidegate.wire import messages
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Site:
-    """What the engine and the machine said about themselves."""
-
-    place: premises.Premises
-    predictor: Predictor
-    models: registry.Registry
-    house: House
-
 
 _RELIEF: Final = {
     "journal": "The journal can be written again.",
@@ -107,12 +91,22 @@ class Server:
         supervisor = Supervisor(self._threads, ledger_path=str(virtual.path) if virtual else "")
         self._supervisor = supervisor
         supervisor.begin(group)
-        site = await self._surveyed(ground, supervisor)
+        site = await surveyed(
+            ground,
+            supervisor,
+            settings=self._settings,
+            threads=self._threads,
+            clock=self._clock,
+            post=self._post,
+        )
+        self._closing.callback(site.place.close)
         resumption = await self._resumed(ground, site)
         darkroom = self._darkroom(ground, site)
         tapes = kept_by([frame for _, frame in self._book.unfinished()])
         await on(self._threads.files, ground.store.sweep, darkroom.objects(), tapes=tapes)
         prefetch = Prefetch(self._threads, site.models)
+        if ground.llms.entries:
+            prefetch.whole(ground.llms.find("").files.values())
         parlour = self._parlour = self._furnished(ground, site)
         performer = Performer(
             clock=self._clock,
@@ -156,7 +150,7 @@ class Server:
         )
         return FrontDesk(desk, reload=reload.run)
 
-    async def _resumed(self, ground: Ground, site: _Site) -> restart.Resumption:
+    async def _resumed(self, ground: Ground, site: Site) -> restart.Resumption:
         """Take up what the journal held."""
         self._book.restore(ground.found.jobs.values())
         return await on(
@@ -172,43 +166,7 @@ class Server:
             now_ms=self._clock.now_ms(),
         )
 
-    async def _surveyed(self, ground: Ground, supervisor: Supervisor) -> _Site:
-        """Have the engine list its devices and open every model's headers."""
-        process = await _brought_up(supervisor)
-        seen = await process.talk.ask(messages.Survey(serial=0), messages.Surveyed)
-        place = await on(
-            self._threads.files,
-            premises.premises_for,
-            self._settings.cards[0],
-            virtual=ground.virtual,
-            seen=seen.devices,
-            state=ground.state,
-        )
-        self._closing.callback(place.close)
-        predictor = Predictor(
-            device=place.engine_name,
-            device_class=place.device_class,
-            engine_build=process.engine_build,
-            clock=self._clock,
-            known=ground.found.footprints,
-            post=self._post,
-            has_card=place.card is not None,
-            ledger_path=place.ledger_path,
-            llms=ground.llms,
-        )
-        models = await predictor.surveyed(process, ground.models)
-        supervisor.put_aside(WorkerKind.PREDICTOR, process)
-        ram = await on(self._threads.files, premises.ram_for, self._settings.ram)
-        cards = (place.card,) if place.card else ()
-        house = House(
-            ram=ram,
-            cards=cards,
-            image_models=models.image_models(),
-            language_models=ground.llms.language_models(place.card.name if place.card else ""),
-        )
-        return _Site(place=place, predictor=predictor, models=models, house=house)
-
-    def _furnished(self, ground: Ground, site: _Site) -> Parlour:
+    def _furnished(self, ground: Ground, site: Site) -> Parlour:
         device = site.place.engine_name if site.place.card else ""
         return Parlour(
             Furniture(
@@ -223,7 +181,7 @@ class Server:
             post=self._post,
         )
 
-    def _darkroom(self, ground: Ground, site: _Site) -> Darkroom:
+    def _darkroom(self, ground: Ground, site: Site) -> Darkroom:
         return Darkroom(
             store=ground.store,
             gallery=ground.gallery,
@@ -241,7 +199,7 @@ class Server:
     def _begin(
         self,
         ground: Ground,
-        site: _Site,
+        site: Site,
         group: asyncio.TaskGroup,
         performer: Performer,
         resumption: restart.Resumption,
@@ -276,9 +234,7 @@ class Server:
             self._news.announce(text)
         return telemetry
 
-    def _desk(
-        self, ground: Ground, site: _Site, darkroom: Darkroom, prefetch: Prefetch, shell: Shell
-    ) -> Desk:
+    def _desk(self, ground: Ground, site: Site, darkroom: Darkroom, prefetch: Prefetch, shell: Shell) -> Desk:
         supervisor, parlour = self._supervisor, self._parlour
         assert supervisor is not None and parlour is not None, "they were made before"
         showroom = Showroom(
@@ -373,17 +329,6 @@ class Server:
             await self._supervisor.close()
         for task in self._tasks:
             task.cancel()
-
-
-async def _brought_up(supervisor: Supervisor) -> Process:
-    try:
-        return await supervisor.bring_up(WorkerKind.PREDICTOR)
-    except Gone as error:
-        raise WorkerError(
-            "The engine could not be started: its process ended at once.",
-            remedy="Build the engine with `make setup`, and look at its last words with `tidegate doctor`.",
-            code="engine_unavailable",
-        ) from error
 
 
 @contextlib.asynccontextmanager
