@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import struct
 import time
+from collections.abc import Sequence
 from typing import Any, Final, Literal  # Any: FastAPI's own type for documented responses
 
 from fastapi import APIRouter, Request, Response
@@ -28,7 +29,7 @@ from tidegate.api.openai.envelope import documented
 from tidegate.api.openai.images import CLIENT_CLOSED
 from tidegate.api.openai.llm_streams import TextChoices, chunks
 from tidegate.api.presence import Gone, unless_gone
-from tidegate.api.replies import Choir, Stream, asked, seeded, whole
+from tidegate.api.replies import Choir, Reply, Stream, asked, seeded, whole
 from tidegate.api.wishes import Name
 from tidegate.core.faults import ClientError
 from tidegate.runtime.asks import DetokenWish
@@ -92,23 +93,21 @@ async def complete_text(
     wish: CompletionRequest, request: Request, lobby: LobbyHere
 ) -> CompletionAnswer | Response:
     """Continue texts, or tokens, as they are, without the model's chat template."""
-    if wish.suffix:
-        raise ClientError("Nothing is filled in before a `suffix` here.", code="bad_request")
-    prompts = parts_of(wish.prompt, PROMPTS_MAX)
-    count = max(wish.n or 1, wish.best_of or 1)
-    if count > (wish.n or 1):
-        raise ClientError("`best_of` has to be `n` here.", remedy="Leave it out.", code="bad_request")
+    prompts, count = parts_of(wish.prompt, PROMPTS_MAX), _count(wish)
+    echoed = await _echoed(wish, prompts, lobby.gate, count=count)
     bodies = [body for prompt in prompts for body in seeded(completion_of(wish, prompt), count)]
     handles = await asked(lobby.gate, bodies, model=wish.model, priority=wish.priority)
-    echoed = await _echoed(wish, prompts, lobby.gate, count=count)
-    identity, model = f"cmpl-{handles[0].id.removeprefix('chat-')}", handles[0].model
+    head = {
+        "id": f"cmpl-{handles[0].id.removeprefix('chat-')}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": handles[0].model,
+    }
     if wish.stream:
-        head = {"id": identity, "object": "text_completion", "created": int(time.time()), "model": model}
         choir = Choir(lobby.gate, handles)
-        choices = TextChoices(len(handles), echoed)
         made = chunks(
             choir,
-            choices,
+            TextChoices(len(handles), echoed),
             head,
             count=len(handles),
             prompts_count=len(prompts),
@@ -120,25 +119,44 @@ async def complete_text(
         replies = await unless_gone(request, whole(lobby.gate, handles))
     except Gone:
         return Response(status_code=CLIENT_CLOSED)
-    before = echoed or [""] * len(replies)
-    return CompletionAnswer(
-        id=identity,
-        created=int(time.time()),
-        model=model,
-        choices=[
+    return CompletionAnswer.model_validate(
+        {
+            **head,
+            "choices": _choices(wish, replies, echoed),
+            "usage": usage_of([reply.ended for reply in replies], count=count),
+            "notices": wish.notices,
+        }
+    )
+
+
+def _count(wish: CompletionRequest) -> int:
+    """How many continuations of each prompt. Raises ClientError for what is not done here."""
+    if wish.suffix:
+        raise ClientError("Nothing is filled in before a `suffix` here.", code="bad_request")
+    count = wish.n or 1
+    if (wish.best_of or count) != count:
+        raise ClientError("`best_of` has to be `n` here.", remedy="Leave it out.", code="bad_request")
+    return count
+
+
+def _choices(
+    wish: CompletionRequest, replies: Sequence[Reply], echoed: Sequence[str]
+) -> list[CompletionChoice]:
+    found = []
+    for index, reply in enumerate(replies):
+        before = echoed[index] if echoed else ""
+        logprobs = None
+        if wish.logprobs is not None:
+            logprobs = completion_logprobs(reply.chances, offset=len(before))
+        found.append(
             CompletionChoice(
                 index=index,
-                text=before[index] + reply.text,
-                logprobs=completion_logprobs(reply.chances, offset=len(before[index]))
-                if wish.logprobs is not None
-                else None,
+                text=before + reply.text,
+                logprobs=logprobs,
                 finish_reason=FINISHES[reply.ended.finish],
             )
-            for index, reply in enumerate(replies)
-        ],
-        usage=usage_of([reply.ended for reply in replies], count=count),
-        notices=wish.notices,
-    )
+        )
+    return found
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingAnswer, responses=documented(404, 409, 429, 503))
