@@ -335,8 +335,7 @@ def _turn_ends(state: State, card: str) -> list[int]:
 def _patience_ends(state: State, model: Model) -> list[int]:
     """When images need not wait for the answers of this model any more."""
     waiting = [state.jobs[name] for name in state.queue[: state.policy.window_count]]
-    ends = [answers_until_ms(state, job) for job in waiting]
-    return [*ends, quantum_until_ms(state, model)] if ends else []
+    return [*(answers_until_ms(state, job) for job in waiting), quantum_until_ms(state, model)]
 
 
 def _set_next_look(state: State, *, is_calm: bool) -> None:
@@ -356,6 +355,7 @@ def _set_next_look(state: State, *, is_calm: bool) -> None:
         if model.requests and model.tide in (Tide.COLD, Tide.WARM):
             since_ms = min(request.waiting_since_ms for request in model.requests.values())
             times.append(since_ms + state.policy.chat_wait_max_ms)
+            times.append(since_ms + state.policy.answer_wait_max_ms)
             times += _turn_ends(state, model.card)
             if model.wish in HELD_DOWN:
                 times.append(since_ms + state.policy.capacity_wait_max_ms)

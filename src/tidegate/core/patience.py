@@ -16,6 +16,7 @@ from tidegate.core.image.ladder import climb
 from tidegate.core.image.staging import question_for
 from tidegate.core.llm.level import MOVING, SERVING
 from tidegate.core.llm.model import Model
+from tidegate.core.llm.request import WAITING
 from tidegate.core.llm.tide import running
 from tidegate.core.llm.urgency import is_worth_quiet
 from tidegate.core.planner.plan import Plan, Refusal
@@ -56,6 +57,17 @@ def answer_for(state: State, job: Job, worker: Worker, *, candidates_max: int) -
 def answers_until_ms(state: State, job: Job) -> int:
     """Until when a stage waits for answers that are being given."""
     return job.waiting_since_ms + state.policy.answer_wait_max_ms
+
+
+def waits_for_answers(state: State, model: Model) -> bool:
+    """Whether a language model lets another one on its card finish its answers first; else two of them would
+    take the card from each other with every token.
+    """
+    waits = [request.waiting_since_ms for request in model.requests.values() if request.phase in WAITING]
+    others = [other for other in state.models.values() if other is not model and other.card == model.card]
+    if not waits or not any(_is_active(other) for other in others):
+        return False
+    return state.now_ms < min(waits) + state.policy.answer_wait_max_ms
 
 
 def turn_ends_ms(state: State, job: Job) -> int:

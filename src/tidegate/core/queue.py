@@ -1,7 +1,8 @@
 """The queue: who is next. Waiting jobs stand by due time, language models and guests are put among them.
 
 Owns the order. Due time = waiting since, minus a bonus for priority (ageing makes waiting worth as much as
-priority in the end), minus a bonus for a job whose model is loaded (batch before swapping, within a bound). A
+priority in the end), minus a bonus for a job whose model is loaded (batch before swapping, within a bound,
+where it is not the longer one). A
 chat that has waited past its bound is overdue and comes first, and so does one that is worth it
 (`llm/urgency.py`).
 """
@@ -13,6 +14,7 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tidegate.core.eta import left_ms
 from tidegate.core.guest import GuestPhase
 from tidegate.core.image.job import Job
 from tidegate.core.lease import LeasePhase
@@ -77,8 +79,14 @@ def _job_demands(state: State) -> Iterator[Demand]:
     }
     for name in state.queue[: state.policy.window_count]:
         job = state.jobs[name]
-        bonus_ms = state.policy.affinity_ms if job.model in loaded else 0
+        bonus_ms = state.policy.affinity_ms if job.model in loaded and _is_short(state, job) else 0
         yield Demand(True, job.due_ms - bonus_ms, DemandKind.JOB, name, job.waiting_since_ms)
+
+
+def _is_short(state: State, job: Job) -> bool:
+    """Whether it takes hardly longer than the one that is first by due time: then batching costs nobody."""
+    own_ms, first_ms = left_ms(state, job), left_ms(state, state.jobs[state.queue[0]])
+    return own_ms is None or first_ms is None or own_ms * 4 <= first_ms * 5
 
 
 def _model_demands(state: State) -> Iterator[Demand]:

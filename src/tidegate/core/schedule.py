@@ -33,7 +33,7 @@ from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import worker_of
 from tidegate.core.llm.urgency import is_worth_quiet, pays
 from tidegate.core.notice import yielded
-from tidegate.core.patience import answer_for, turn_ends_ms
+from tidegate.core.patience import answer_for, turn_ends_ms, waits_for_answers
 from tidegate.core.planner.choose import choose
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.question import StageQuestion
@@ -42,7 +42,7 @@ from tidegate.core.stage import Stage
 from tidegate.core.state import Binding, BindingKind, State
 from tidegate.core.supervision import ensure, may_start
 from tidegate.core.worker import FRONT, Worker, WorkerKind, WorkerPhase
-from tidegate.core.yielding import Taker, concessions_for
+from tidegate.core.yielding import Taker, Taking, concessions_for
 
 
 def schedule(state: State) -> None:
@@ -203,7 +203,13 @@ def _with_rooms(state: State, question: StageQuestion, *, ever: bool) -> StageQu
 
 
 def _model_question(state: State, model: Model) -> StageQuestion | None:
-    taker = Taker(card=model.card, worker=worker_of(state, model).name, model=model.name)
+    waits = waits_for_answers(state, model)
+    taker = Taker(
+        card=model.card,
+        worker=worker_of(state, model).name,
+        model=model.name,
+        taking=Taking.IDLE if waits else Taking.ALLOWED,
+    )
     return llm_demand.question_for(
         state,
         model,
@@ -231,7 +237,8 @@ def _try_model(state: State, model: Model) -> bool:
     answer = choose(question)
     match answer:
         case Plan():
-            if answer.execution.layers_count and _is_settling(state, model.card):
+            moment = _is_settling(state, model.card) or waits_for_answers(state, model)
+            if answer.execution.layers_count and moment:
                 return False  # In a moment there is more room, and perhaps for all of it.
             model.refused_since_ms = -1
             llm_demand.bind_rise(state, model, answer)

@@ -122,7 +122,9 @@ def bind_rise(state: State, model: Model, plan: Plan) -> None:
     footprint = state.catalog.llms[model.name]
     layers = _layers_of(plan, footprint, model)
     level = Level.HOT if layers == footprint.layers_count or not model.card else Level.PARTIAL
+    others = (other for other in state.models.values() if other is not model and other.card == model.card)
     model.was_contended = any(job.phase not in ENDED for job in state.jobs.values())
+    model.was_contended = model.was_contended or any(other.requests for other in others)
     state.tell(model.name, f"is wanted: {describe(plan)}")
     bind(
         state,
