@@ -5,6 +5,7 @@ reproducible every text is the one that nobody disturbed, greedy and seeded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_a_walk_in_reproducible_mode(card: VirtualCard, tiny: Path) -> None:
 
 def test_a_walk_in_throughput_mode(card: VirtualCard, tiny: Path) -> None:
     walk(card, tiny, Evaluation.THROUGHPUT, steps=12, tokens_max=200, seed=2)
+
+
+@pytest.mark.parametrize("kind", ["cohere2-tiny", "lfm2-tiny"])
+def test_a_walk_of_a_model_with_another_memory(
+    card: VirtualCard, synthetic_models: Callable[[str], Path], kind: str
+) -> None:
+    """A sliding window that forgets, and a memory that cannot be cut anywhere but at its end."""
+    model = synthetic_models(kind) / f"{kind}.gguf"
+    walk(card, model, Evaluation.REPRODUCIBLE, steps=6, tokens_max=150, seed=5)
 
 
 @pytest.mark.chaos

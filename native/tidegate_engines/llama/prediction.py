@@ -110,8 +110,9 @@ class Shape:
         parameters.type_v = KV_TYPES[self.kv_type_v]
         parameters.flash_attn_type = 1 if self.flash_attention else 0
         parameters.kv_unified = self.kv_unified
-        # A sliding window needs no cache for what has slid out of it.
-        parameters.swa_full = False
+        # A sliding window needs no cache for what has slid out of it; but its cells are then in another order
+        # after a pause, so where each slot has cells of its own (for texts that are the same) it keeps all.
+        parameters.swa_full = not self.kv_unified
         return parameters
 
 

@@ -8,6 +8,7 @@ child vanishes nothing is said: the runtime sees it too, and says Serve again wh
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Callable
 from typing import assert_never
 
@@ -99,11 +100,14 @@ class Desk:
                 request.generated = list(command.history)
                 request.speech.feed(command.history)
             self._requests[command.request] = request
-            answer = asks.Accepted(prompt_count=_count(request))
+            answer = asks.Accepted(prompt_count=request.prompt_count)
         except ClientError as error:
             answer = asks.Refused(code=error.code, message=error.message, remedy=error.remedy)
         except frames.ProtocolError as error:
             answer = asks.Refused(code="bad_messages", message=f"The request cannot be read: {error}.")
+        except Exception as error:  # noqa: BLE001  ours to mend; but the same ask would end the next front too
+            traceback.print_exc()
+            answer = asks.Refused(code="bug", message=f"The request met an error of ours: {error!r}.")
         self._say(llm_front.Answered(serial=command.serial, request=command.request, answer=answer))
 
     def _drop(self, name: str) -> None:
@@ -318,7 +322,7 @@ class Desk:
         if isinstance(request, Vectors):
             ended = asks.Ended(
                 finish=finish,
-                prompt_count=_count(request),
+                prompt_count=request.prompt_count,
                 vectors=tuple(request.found[index] for index in range(len(request.found))),
                 code=code,
                 message=message,
@@ -381,9 +385,3 @@ class Desk:
         for request in self._requests.values():
             request.close()
         self._memories.close()
-
-
-def _count(request: Request | Vectors) -> int:
-    if isinstance(request, Request):
-        return request.prompt_count
-    return sum(len(tokens) for tokens in request.texts)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from tidegate_engines import llama
 
@@ -26,8 +27,7 @@ from tidegate.workers.front.templates import Media, Piece, Words
 from tidegate.workers.front.vocabulary import Vocabulary
 
 # The vectors of one answer travel in one frame; nine bytes for each number.
-VECTOR_NUMBERS_MAX = 1_000_000
-VECTOR_NUMBERS_GUESS = 8192
+VECTOR_NUMBERS_MAX: Final = 1_500_000
 
 
 def taken_in(model: Model, name: str, body: asks.Body) -> Request | Vectors:
@@ -195,6 +195,8 @@ def _request(
 
 def _embedding(model: Model, name: str, body: asks.Embedding) -> Vectors:
     texts: list[list[int]] = []
+    if len(body.inputs) * model.vocabulary.embedding_count > VECTOR_NUMBERS_MAX:
+        raise ClientError("Too many texts in one request.", remedy="Send fewer at once.", code="bad_messages")
     for given in body.inputs:
         if isinstance(given, str):
             _check_length(model, len(given))
@@ -207,8 +209,6 @@ def _embedding(model: Model, name: str, body: asks.Embedding) -> Vectors:
         if len(tokens) > model.context_count:
             raise too_long(model, f"{len(tokens)} tokens")
         texts.append(tokens)
-    if len(texts) * VECTOR_NUMBERS_GUESS > VECTOR_NUMBERS_MAX * 8:
-        raise ClientError("Too many texts in one request.", remedy="Send fewer at once.", code="bad_messages")
     return Vectors(name=name, model=model.order.model, texts=texts)
 
 

@@ -26,6 +26,8 @@ from tidegate.workers.llm.streams import common_count
 _SUFFIX: Final = ".state"
 _LENGTH_BYTES: Final = 8
 _HEADER_BYTES_MAX: Final = 16 << 20
+# Each one in RAM is an open file.
+MEMORIES_MAX: Final = 128
 # A state that shares fewer items with a history is not worth its restoring.
 WORTH_ITEMS: Final = 32
 
@@ -119,14 +121,14 @@ class Memories:
     # ------------------------------------------------------------ within bounds
 
     def _bound(self) -> None:
-        ram = sum(kept.note.state_bytes for kept in self._kept if kept.path is None)
-        for kept in tuple(self._kept):
-            if ram <= self._ram_bytes:
+        loaded = [kept for kept in self._kept if kept.path is None]
+        ram = sum(kept.note.state_bytes for kept in loaded)
+        for number, kept in enumerate(loaded):
+            if ram <= self._ram_bytes and len(loaded) - number <= MEMORIES_MAX:
                 break
-            if kept.path is None:
-                ram -= kept.note.state_bytes
-                if self._folder is None or not self._store(kept):
-                    self._drop(kept)
+            ram -= kept.note.state_bytes
+            if self._folder is None or not self._store(kept):
+                self._drop(kept)
         disk = sum(kept.note.state_bytes for kept in self._kept if kept.path is not None)
         for kept in tuple(self._kept):
             if disk <= self._disk_bytes:

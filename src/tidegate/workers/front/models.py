@@ -15,7 +15,6 @@ from tidegate.workers.front import tools
 from tidegate.workers.front.templates import Template
 from tidegate.workers.front.vocabulary import UnreadableModel, Vocabulary
 
-
 # Whoever asks for tokens waits on the same thread as everybody else's answers; and they travel in one frame.
 LETTERS_MAX: Final = 1 << 20
 

@@ -89,6 +89,11 @@ class Vectors:
     streams: dict[int, int] = field(default_factory=dict)
     link: Link | None = None
 
+    @property
+    def prompt_count(self) -> int:
+        """All tokens of all texts."""
+        return sum(len(tokens) for tokens in self.texts)
+
     def leave(self) -> None:
         """No child is serving it any more."""
         self.link, self.streams = None, {}

@@ -55,6 +55,7 @@ class Context:
         self.batch_max = int(self._api.llama_n_batch(self.pointer))
         self.outputs_max = int(params.n_outputs_max) or self.batch_max
         self.memory = self._api.llama_get_memory(self.pointer)
+        self._window_count = int(self._api.llama_model_n_swa(weights.pointer))
         self.embedding_count = int(self._api.llama_model_n_embd_out(weights.pointer))
         self._batch = _Batch(self._api, self.batch_max)
 
@@ -122,10 +123,20 @@ class Context:
         """
         if not self.memory:
             return position == 0
-        if self._api.llama_memory_seq_rm(self.memory, sequence, position, -1):
+        removed = self._api.llama_memory_seq_rm(self.memory, sequence, position, -1)
+        if removed and self._is_whole(sequence, position):
             return True
         self._api.llama_memory_seq_rm(self.memory, sequence, -1, -1)
         return position == 0
+
+    def _is_whole(self, sequence: int, position: int) -> bool:
+        """Whether all is there that the next position looks at: a sliding window forgets what lies before it,
+        and after a cut it would have to look further back.
+        """
+        if not self._window_count or position == 0:
+            return True
+        first = self._api.llama_memory_seq_pos_min(self.memory, sequence)
+        return bool(0 <= first <= max(0, position - self._window_count))
 
     def copy(self, source: int, target: int) -> None:
         """Have `target`, which is empty, hold what `source` holds; without a copy where cells are shared."""
@@ -230,7 +241,7 @@ def _params(shape: llama.Shape, order: OpenLlm) -> Any:
     params = shape.context_parameters()
     if order.threads_count:
         params.n_threads = params.n_threads_batch = order.threads_count
-    params.swa_full, params.embeddings, params.no_perf = False, False, True
+    params.embeddings, params.no_perf = False, True
     return params
 
 

@@ -163,7 +163,7 @@ def _samplers(api: Any, weights: Weights, sampling: asks.Sampling) -> list[Any]:
     found = []
     bias = dict(sampling.logit_bias)
     if sampling.ignore_eos:
-        bias.update(dict.fromkeys(_ends(api, weights), float("-inf")))
+        bias.update(dict.fromkeys(weights.ends, float("-inf")))
     if bias:
         packed = (api.llama_logit_bias * len(bias))(*bias.items())
         found.append(api.llama_sampler_init_logit_bias(count, len(bias), packed))
@@ -184,12 +184,6 @@ def _samplers(api: Any, weights: Weights, sampling: asks.Sampling) -> list[Any]:
         found.append(api.llama_sampler_init_min_p(sampling.min_p, _KEEP_MIN))
     found.append(api.llama_sampler_init_temp(sampling.temperature))
     return [*found, api.llama_sampler_init_dist(0)]
-
-
-def _ends(api: Any, weights: Weights) -> list[int]:
-    return [
-        token for token in range(weights.vocabulary_count) if api.llama_vocab_is_eog(weights.vocab, token)
-    ]
 
 
 def _dry(api: Any, weights: Weights, sampling: asks.Sampling) -> Any:

@@ -7,7 +7,7 @@ Owns loading and freeing, and the facts that the loaded file tells. The context 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final  # Any: pointers of the bindings
 
 from tidegate_engines import llama
@@ -43,6 +43,14 @@ class Weights:
     vocabulary_count: int
     is_recurrent: bool
     is_pooled: bool
+    _ends: list[int] = field(default_factory=list)
+
+    @property
+    def ends(self) -> list[int]:
+        """All tokens that end an answer; looked for once, as there may be a hundred thousand to look at."""
+        if not self._ends:
+            self._ends += [token for token in range(self.vocabulary_count) if self.is_end(token)]
+        return self._ends
 
     def is_end(self, token: int) -> bool:
         """Whether this token ends an answer."""
