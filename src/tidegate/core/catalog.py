@@ -106,7 +106,11 @@ class Catalog:
     ) -> None:
         """Fold measured times into their averages; a load of nothing was no load, None was not all of it."""
         footprint = next((found for how, found in self.options.get(size, ()) if how == execution), None)
-        prior = self._prior(size.stage, execution, footprint, work=work) if footprint is not None else None
+        prior = None
+        if footprint is not None:
+            prior = option_of(
+                size.stage, execution, footprint=footprint, work=work, is_card_slow=self.is_card_slow
+            )
         if run_ms is not None:
             step_us = run_ms * 1_000 // _steps_of(size.stage, work)
             _fold(self.steps_us, TimeKey("run", size, execution), step_us)
@@ -156,31 +160,34 @@ class Catalog:
         known = self.options.get(size)
         if known is None:
             return None
-        return tuple(self._priced(size, execution, footprint, work=work) for execution, footprint in known)
+        steps = _steps_of(size.stage, work)
+        rates: dict[Placement, tuple[int, int]] = {}
+        priced = []
+        for execution, footprint in known:
+            if (placement := execution.placement) not in rates:
+                rates[placement] = (
+                    self._rate_of("run", size, placement),
+                    self._rate_of("load", size, placement),
+                )
+            run_rate, load_rate = rates[placement]
+            prior = option_of(
+                size.stage, execution, footprint=footprint, work=work, is_card_slow=self.is_card_slow
+            )
+            step_us = self.steps_us.get(TimeKey("run", size, execution))
+            load_ms = self.times_ms.get(TimeKey("load", size, execution))
+            run_ms = prior.run_ms * run_rate // 1_000 if step_us is None else step_us * steps // 1_000
+            if load_ms is None:
+                load_ms = prior.load_ms * load_rate // 1_000
+            priced.append(StageOption(execution, footprint, run_ms=run_ms, load_ms=load_ms))
+        return tuple(priced)
 
-    def _priced(
-        self, size: SizeKey, execution: Execution, footprint: Footprint, *, work: Work
-    ) -> StageOption:
-        prior = self._prior(size.stage, execution, footprint, work=work)
-        step_us = self.steps_us.get(TimeKey("run", size, execution))
-        load_ms = self.times_ms.get(TimeKey("load", size, execution))
-        run_ms = None if step_us is None else step_us * _steps_of(size.stage, work) // 1_000
-        return replace(
-            prior,
-            run_ms=self._rated("run", size, execution, prior.run_ms) if run_ms is None else run_ms,
-            load_ms=self._rated("load", size, execution, prior.load_ms) if load_ms is None else load_ms,
-        )
-
-    def _rated(self, what: str, size: SizeKey, execution: Execution, prior_ms: int) -> int:
+    def _rate_of(self, what: str, size: SizeKey, placement: Placement) -> int:
+        """Thousandths of the prior that this model, or else any, was seen to take."""
         for model in (size.model, ""):
-            rate = self.rates.get(RateKey(what, model, size.stage, execution.placement))
+            rate = self.rates.get(RateKey(what, model, size.stage, placement))
             if rate is not None:
-                return prior_ms * rate // 1_000
-        return prior_ms
-
-    def _prior(self, stage: Stage, execution: Execution, footprint: Footprint, *, work: Work) -> StageOption:
-        work = replace(work, is_card_slow=self.is_card_slow)
-        return option_of(stage, execution, footprint=footprint, work=work)
+                return rate
+        return 1_000
 
 
 def _steps_of(stage: Stage, work: Work) -> int:

@@ -57,9 +57,8 @@ class Footprints:
             latent_height=self._height,
             latent_width=self._width,
             steps_count=max(1, self.request.steps),
-            is_card_slow=self.is_card_slow,
         )
-        return option_of(stage, execution, footprint=footprint, work=work)
+        return option_of(stage, execution, footprint=footprint, work=work, is_card_slow=self.is_card_slow)
 
     @property
     def _height(self) -> int:

@@ -36,21 +36,23 @@ class Work:
     latent_width: int
     steps_count: int = 1
     load_mib_per_s: int = 4_000  # From page cache to card on PCIe 4; a measured link speed replaces it.
-    is_card_slow: bool = False  # The card computes like the CPU, as a virtual one does.
 
 
-def option_of(stage: Stage, execution: Execution, *, footprint: Footprint, work: Work) -> StageOption:
-    """Price one execution with the priors."""
-    run_ms = _run_ms(stage, execution, footprint=footprint, work=work)
+def option_of(
+    stage: Stage, execution: Execution, *, footprint: Footprint, work: Work, is_card_slow: bool = False
+) -> StageOption:
+    """Price one execution with the priors; a slow card computes like the CPU, as a virtual one does."""
+    is_slow = is_card_slow or execution.placement is Placement.CPU
+    run_ms = _run_ms(stage, execution, footprint=footprint, work=work, is_slow=is_slow)
     load_ms = footprint.weights_bytes * 1_000 // (work.load_mib_per_s * MIB)
     return StageOption(execution, footprint, run_ms=run_ms, load_ms=load_ms)
 
 
-def _run_ms(stage: Stage, execution: Execution, *, footprint: Footprint, work: Work) -> int:
+def _run_ms(stage: Stage, execution: Execution, *, footprint: Footprint, work: Work, is_slow: bool) -> int:
     run_ms = _on_card_ms(stage, footprint.weights_bytes, work=work)
     if execution.mode is DecodeMode.TILED:
         run_ms = run_ms * _tiling_percent(execution.tile, work) // 100
-    if work.is_card_slow or execution.placement is Placement.CPU:
+    if is_slow:
         run_ms *= _CPU_FACTORS[stage]
     match execution.placement:
         case Placement.CARD | Placement.CPU:

@@ -71,6 +71,7 @@ class Journal:
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._write, name="tidegate-journal")
         self._replica: Arbiter | None = None
+        self._unseen: list[ev.Event] = []
         self._backlog: list[Record] = []
         self._number = 0
         self._snapshot_number = 0
@@ -149,12 +150,15 @@ class Journal:
             for entry in batch:
                 if entry.written is not None:
                     entry.written()
+            # Whoever waited for the disk goes on while the replica catches up.
+            self._catch_up()
 
     def _commit(self, batch: list[_Entry], *, is_last: bool) -> None:
         rows, records = self._taken_in(batch)
         self._backlog += records
         snapshot: bytes | None = None
         if self._is_holed or is_last or self._number - self._snapshot_number >= self._snapshot_events:
+            self._catch_up()
             snapshot = codec.snapshot_bytes(self._replica) if self._replica is not None else None
         is_full = any(entry.written is not None for entry in batch) or is_last
         try:
@@ -177,14 +181,21 @@ class Journal:
             records += entry.records
             if entry.replica is not None:
                 self._replica, self._is_holed = entry.replica, True
+                self._unseen.clear()
             if entry.event is None:
                 continue
             self._number += 1
             event = entry.event
             rows.append((self._number, event.at_ms, type(event).__name__, codec.event_bytes(event)))
+            self._unseen.append(event)
+        return rows, records
+
+    def _catch_up(self) -> None:
+        """Let the replica take in what was written."""
+        for event in self._unseen:
             if self._replica is not None:
                 self._replica.handle(event)
-        return rows, records
+        self._unseen.clear()
 
     def _transact(
         self, rows: list[tuple[int, int, str, bytes]], snapshot: bytes | None, *, is_full: bool
