@@ -1,12 +1,14 @@
-"""HTTP round trips against a real server: negotiate without eviction, and the small questions.
+"""What a server costs beside its engines: over HTTP, from outside, and in its parts (`inside`).
 
-One client on one connection, so that a time is one request through door, route, core and journal, and back.
-Writes round_trips.md; ends with 1 if negotiation is above its bound.
+From outside: one client on one connection, so that a time is one request through door, route, core and
+journal, and back; beside it the CPU time that the server's process took. Every figure is a median of five
+runs. Writes round_trips.md; ends with 1 if a figure is above its bound.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -17,13 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import inside
+from inside import RUNS, Figure
 from table import write_page
 
 import server_process
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
-ROUNDS, WARM_ROUNDS = 400, 50
+ROUNDS, WARM_ROUNDS = 100, 50
 NEGOTIATE_P50_MAX_MS = 1.0
 
 
@@ -57,9 +61,22 @@ class Line:
         self._socket.close()
 
 
-def times_ms(work: Callable[[], float]) -> list[float]:
-    """Milliseconds of each round after the warm ones; `work` says how long its part took."""
-    return sorted([work() * 1_000 for _ in range(WARM_ROUNDS + ROUNDS)][WARM_ROUNDS:])
+def cpu_s(pid: int) -> float:
+    """CPU time that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def asked(name: str, work: Callable[[], float], *, pid: int, bound_ms: float = 0.0) -> Figure:
+    """The median of five runs of many rounds; `work` says how many seconds its part took."""
+    medians, began_s = [], cpu_s(pid)
+    for _ in range(WARM_ROUNDS):
+        work()
+    for _ in range(RUNS):
+        medians.append(statistics.median(work() * 1_000 for _ in range(ROUNDS)))
+    spent_ms = (cpu_s(pid) - began_s) * 1_000 / (WARM_ROUNDS + RUNS * ROUNDS)
+    beside = f"{spent_ms:.2f} ms of CPU in the server for each round, its own telemetry included"
+    return Figure(name, statistics.median(medians), "ms", bound_ms, beside)
 
 
 def timed(line: Line, method: str, path: str, body: object = None) -> tuple[float, bytes]:
@@ -79,34 +96,53 @@ def negotiated(line: Line) -> float:
     return took_s
 
 
+def over_http(model: Path) -> list[Figure]:
+    """Requests as a client sees them."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder,
+        server_process.running(Path(folder), model) as server,
+    ):
+        line = Line(server.url)
+        found = [
+            asked(
+                "negotiate, granted at once (and given back)",
+                lambda: negotiated(line),
+                pid=server.pid,
+                bound_ms=NEGOTIATE_P50_MAX_MS,
+            )
+        ]
+        for path in ("/api/residency", "/api/vram", "/internal/health"):
+            found.append(asked(f"GET {path}", lambda path=path: timed(line, "GET", path)[0], pid=server.pid))  # type: ignore[misc]  # A default binds the path.
+        line.close()
+    return found
+
+
 def main() -> int:
     """Measure, write the page, and judge."""
+    # Workers without an engine are modules of this folder.
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", "")))
     made = [sys.executable, str(TREE / "scripts" / "demo_models.py"), "sd1-tiny"]
     models = subprocess.run(made, cwd=TREE, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    rows, medians = [], {}
-    with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
-        model = Path(models) / "sd1-tiny.safetensors"
-        with server_process.running(Path(folder), model) as server:
-            line = Line(server.url)
-            measured: dict[str, Callable[[], float]] = {
-                "negotiate, granted at once": lambda: negotiated(line),
-                "GET /api/residency": lambda: timed(line, "GET", "/api/residency")[0],
-                "GET /api/vram": lambda: timed(line, "GET", "/api/vram")[0],
-                "GET /internal/health": lambda: timed(line, "GET", "/internal/health")[0],
-            }
-            for name, work in measured.items():
-                found = times_ms(work)
-                medians[name] = statistics.median(found)
-                rows.append([name, f"{medians[name]:.2f}", f"{found[int(len(found) * 0.99)]:.2f}"])
-            line.close()
+    model = Path(models) / "sd1-tiny.safetensors"
+    found = [*over_http(model), *inside.figures(model)]
+    rows = [
+        [
+            one.name,
+            f"{one.value:.2f} {one.unit}",
+            f"{one.bound:g} {one.unit}" if one.bound else "",
+            "" if one.holds else "no",
+            one.beside,
+        ]
+        for one in found
+    ]
     write_page(
         HERE / "round_trips.md",
-        "HTTP round trips",
-        text=f"{ROUNDS} rounds on one connection. Bound: negotiation p50 at most {NEGOTIATE_P50_MAX_MS} ms.",
-        head=["what", "p50 ms", "p99 ms"],
+        "What a server costs beside its engines",
+        text=f"Medians of {RUNS} runs; over HTTP each of {ROUNDS} rounds on one connection.",
+        head=["what", "p50", "at most", "holds", "beside it"],
         rows=rows,
     )
-    return 0 if medians["negotiate, granted at once"] <= NEGOTIATE_P50_MAX_MS else 1
+    return 0 if all(one.holds for one in found) else 1
 
 
 if __name__ == "__main__":
