@@ -146,7 +146,7 @@ async def _form(request: Request) -> tuple[EditRequest, bytes]:
             uploads = [value for name, value in form.multi_items() if name in ("image", "image[]")]
             if form.get("mask"):
                 raise ClientError(
-                    "Masks are not supported.",
+                    "Masks are not supported yet.",
                     remedy="Leave the mask out; `strength` says how much is redone.",
                     code="mask_not_supported",
                 )
