@@ -103,6 +103,7 @@ def test_a_model_whose_weights_are_nan_is_named_and_others_are_made(tmp_path: Pa
             job = await made(gate, order_of(model="broken"))
             assert job.phase is JobPhase.FAILED, gate.story(job.id)
             assert "Check the model file" in job.message, job.message
+            assert "The engine said: " in job.message
             assert (await made(gate, order_of())).phase is JobPhase.DONE
 
     asyncio.run(scene())

@@ -222,6 +222,7 @@ class Darkroom:
         frame.checkpoints[stage] = checkpoint
         frame.executions[stage] = execution
         self._unsaved.pop((frame.name, stage), None)
+        self.remarks.pop(frame.name, None)
         records = [rec.stage_kept(frame.name, checkpoint)]
         if assignment.embedding_key:
             records += self._remember(assignment.embedding_key, sha256, execution)

@@ -249,13 +249,20 @@ class Performer:
             return []
         records = [
             rec.image_ended(
-                frame.name, outcome=effect.outcome.value, code=effect.code, message=effect.message
+                frame.name, outcome=effect.outcome.value, code=effect.code, message=self._message(effect)
             ),
         ]
         entry = self._book.entry(frame.job)
         if all(other is frame or other.outcome is not None for other in entry.frames):
             records.append(rec.job_ended(entry.id, at_ms=self._clock.now_ms()))
         return records
+
+    def _message(self, effect: ef.FinishJob) -> str:
+        """Why an image has ended; the engine's own words tell a missing file from a broken one."""
+        said = self._darkroom.remarks.get(effect.job, "").strip().rstrip(".")
+        if effect.outcome is not ef.Outcome.FAILED or not said:
+            return effect.message
+        return f"{effect.message} The engine said: {said}."
 
     def _finish(self, effect: ef.FinishJob) -> None:
         frame = self._book.frame(effect.job)
@@ -266,7 +273,7 @@ class Performer:
 
     def _close_frame(self, entry: Entry, frame: Frame, effect: ef.FinishJob) -> None:
         frame.outcome = JobPhase(effect.outcome.value)
-        frame.code, frame.message = effect.code, effect.message
+        frame.code, frame.message = effect.code, self._message(effect)
         frame.retry_after_ms = effect.retry_after_ms
         if all(other.outcome is not None for other in entry.frames):
             entry.ended_at_ms = self._clock.now_ms()
