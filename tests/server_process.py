@@ -39,6 +39,7 @@ threads = 2
 
 [policy]
 jobs_max = 12
+requests_max = 8
 """
 
 

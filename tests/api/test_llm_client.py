@@ -165,6 +165,19 @@ def test_calls_are_streamed(client: openai.OpenAI, model: str) -> None:
     assert not made.choices[0].message.content
 
 
+def test_a_tool_that_is_called_at_will_gets_arguments_of_its_schema(
+    client: openai.OpenAI, llm_server: Running
+) -> None:
+    """A bias makes the model begin a call; from there on its grammar holds."""
+    (opening,) = llm_server.client.post("/tokenize", json={"content": "<tool_call>"}).json()["tokens"]
+    made = client.chat.completions.create(
+        model="hermes", messages=HELLO, tools=[WEATHER], seed=5, logit_bias={str(opening): 100}
+    )
+    calls: Any = made.choices[0].message.tool_calls
+    assert made.choices[0].finish_reason == "tool_calls" and not made.choices[0].message.content
+    assert json.loads(calls[0].function.arguments).keys() == {"city", "days"}
+
+
 def test_an_answer_keeps_to_its_schema(client: openai.OpenAI) -> None:
     schema = {
         "type": "object",
@@ -259,6 +272,22 @@ def test_refusals_come_as_the_errors_of_that_client(client: openai.OpenAI) -> No
 
 def schema_of(schema: dict[str, Any]) -> Any:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def test_too_many_requests_are_turned_away_together(client: openai.OpenAI, llm_server: Running) -> None:
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.chat.completions.create(model="hermes", messages=HELLO, n=9, max_tokens=200)
+    assert refused.value.code == "rate_limit_exceeded" and "retry-after" in refused.value.response.headers
+    # An image is made all the same, from the idea as it is.
+    with client.chat.completions.create(
+        model="hermes", messages=HELLO, n=8, max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+    ) as stream:
+        next(iter(stream))
+        made = llm_server.client.post(
+            "/v1/images/generations", json={"prompt": "a cat", "enhance": True, "steps": 1, "seed": 3}
+        ).json()
+    assert made["data"][0]["revised_prompt"] is None
+    assert made["notices"][0].startswith("The prompt was taken as it is")
 
 
 def test_fields_that_mean_nothing_here_are_named(client: openai.OpenAI) -> None:
