@@ -7,6 +7,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # A world is one seed: `make sim SEEDS=10000 FROM=1`.
 SEEDS ?= 10000
+# What `make bench-policies` runs; it goes on where it stopped: `make bench-policies INSTANCES=200 MINUTES=90`.
+INSTANCES ?= 200
+MINUTES ?= 30
 FROM ?= 1
 # A storm is one seed too, and goes on where it was broken off: `make storm FAULTS=1000 SEED=7`. SOAK is in minutes.
 FAULTS ?= 200
@@ -15,7 +18,7 @@ SOAK ?= 30
 
 # `make test -j` would start the tests before the check has ended.
 .NOTPARALLEL:
-.PHONY: help setup tools demo test check format bench sim chaos storm lock clean
+.PHONY: help setup tools demo test check format bench bench-policies sim chaos storm lock clean
 
 help:
 	@echo 'make demo     set up, then a server on a virtual card: four images, two kills, a guest; STAY=--stay leaves it up'
@@ -24,6 +27,7 @@ help:
 	@echo 'make check    format, lint, types, import contracts, tidiness (no native build)'
 	@echo 'make format   let ruff rewrite the files'
 	@echo 'make bench    run the benchmarks and write their tables into bench/'
+	@echo 'make bench-policies  compare policies in the simulator: INSTANCES=$(INSTANCES) MINUTES=$(MINUTES), resumable'
 	@echo 'make sim      simulated worlds: SEEDS=$(SEEDS) of them FROM=$(FROM)'
 	@echo 'make chaos    what make test samples, complete; then a soak of SOAK=$(SOAK) minutes, then the storm; long'
 	@echo 'make storm    FAULTS=$(FAULTS) of SEED=$(SEED) on a real server: kills, refusals, restarts; goes on where it broke off'
@@ -64,6 +68,10 @@ format: tools
 bench: setup
 	@echo 'bench: this takes a while; tables go to bench/'
 	@$(BIN)/python scripts/bench.py
+
+bench-policies: tools
+	@echo 'bench-policies: $(INSTANCES) instances of each workload and card, for at most $(MINUTES) minutes'
+	@PYTHONPATH=bench:tests $(BIN)/python bench/policies/run.py --seeds $(INSTANCES) --minutes $(MINUTES)
 
 sim: tools
 	@echo 'sim: $(SEEDS) worlds from seed $(FROM)'

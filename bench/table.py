@@ -35,15 +35,19 @@ def machine() -> str:
     )
 
 
+def written_on() -> str:
+    """The day, for the head of a page."""
+    return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+
+
 def write_page(
     path: Path, title: str, *, text: str, head: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
     """Replaces the page at `path`; `text` says in words what the rows show."""
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     lines = [
         f"# {title}",
         "",
-        f"{today}; {machine()}; calibration loop {calibration_ms():.0f} ms",
+        f"{written_on()}; {machine()}; calibration loop {calibration_ms():.0f} ms",
         "",
         text,
         "",
