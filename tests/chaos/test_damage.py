@@ -7,15 +7,18 @@ import contextlib
 import os
 import random
 import resource
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.chaos.watching import step_of, worker_of
 
 from serving_runs import made, order_of, pixels, settings_for
 from tidegate.core.image.job import JobPhase
+from tidegate.core.stage import Stage
 from tidegate.runtime.frontdesk import FrontDesk
 from tidegate.runtime.journal.journal import FILE
 from tidegate.runtime.server import serving
@@ -30,15 +33,19 @@ FULL_BYTES = 12_288
 def full_disk() -> Iterator[None]:
     """No file of this process and of its children grows any more: what a full disk looks like to them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    family = [process.pid for process in psutil.Process().children(recursive=True)]
-    for pid in (os.getpid(), *family):
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL_BYTES, hard))
+    limit_family((FULL_BYTES, hard))
     try:
         yield
     finally:
-        for pid in (os.getpid(), *family):
-            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+        limit_family((soft, hard))
+
+
+def limit_family(limits: tuple[int, int]) -> None:
+    """For this process and all that came from it; those to come inherit it."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.slow
@@ -62,6 +69,27 @@ def test_images_are_made_on_a_full_disk_and_saved_when_there_is_room(tmp_path: P
     images = asyncio.run(scene())
     assert len(images) == 4
     assert asyncio.run(found_again(tmp_path, sd1_tiny)) == set(images)
+
+
+@pytest.mark.chaos
+def test_work_that_only_a_worker_had_is_made_again_when_that_is_killed(
+    tmp_path: Path, sd1_tiny: Path
+) -> None:
+    async def scene() -> None:
+        async with serving(settings_for(tmp_path, sd1_tiny)) as gate:
+            wanted = await pixels(gate, (await made(gate, order_of())).id)
+            with full_disk():
+                # The text encoder's result is larger than what the disk takes, so it is nowhere else.
+                order = order_of(prompt="a lighthouse at dawn", steps=4)
+                handle = await gate.submit(order)
+                await step_of(gate, handle.id, Stage.DENOISE)
+                os.kill(worker_of(gate), signal.SIGKILL)
+                job = await gate.ended(handle.id)
+                assert job.phase is JobPhase.DONE, gate.story(job.id)
+            calm = await made(gate, order)
+            assert await pixels(gate, calm.id) == await pixels(gate, job.id) != wanted
+
+    asyncio.run(scene())
 
 
 async def found_again(state: Path, model: Path) -> set[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.chaos import doubles
 from tests.chaos.habits import HABITS
+from tests.chaos.watching import stage_of, step_of, worker_of
 
 from serving_process import has_ended
 from serving_runs import WAIT_S, made, order_of, pixels, settings_for
@@ -166,20 +167,3 @@ def kill(gate: FrontDesk) -> None:
         if worker.kind == "image" and worker.pid:
             with contextlib.suppress(ProcessLookupError):  # it had lost its mind and is gone already
                 os.kill(worker.pid, signal.SIGKILL)
-
-
-def worker_of(gate: FrontDesk) -> int:
-    return next(worker.pid for worker in gate.health().workers if worker.kind == "image")
-
-
-async def step_of(gate: FrontDesk, job: str, stage: Stage) -> None:
-    async for item in gate.feed(job):
-        if item.kind == "progress" and item.stage is stage and item.step:
-            return
-
-
-async def stage_of(gate: FrontDesk, job: str, stage: Stage) -> None:
-    async for item in gate.events(after=0):
-        data = item.data
-        if item.kind == "progress" and data["job"] == job and data["stage"] == stage.value:
-            return
