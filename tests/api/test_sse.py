@@ -63,6 +63,38 @@ def test_the_source_may_await_when_its_reader_leaves() -> None:
     assert told == ["gone"]
 
 
+class Maker:
+    """Makes nothing, and is told when nobody wants it."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def __aiter__(self) -> Maker:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody waits for this")
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+def test_a_reader_who_was_gone_before_the_first_word_is_told_of() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> Maker:
+        maker = Maker()
+        await sse.stream_of(maker)({"type": "http"}, receive, send)
+        return maker
+
+    assert asyncio.run(run()).is_closed
+
+
 def test_a_stream_that_ends_is_closed() -> None:
     sent: list[Message] = []
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import enum
 import logging
 import secrets
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from tidegate.api import sse
 from tidegate.api.lobby import Lobby
-from tidegate.api.replies import asked, checked, whole
+from tidegate.api.replies import asked, whole
 from tidegate.core.faults import CapacityError, ClientError, WorkerError
 from tidegate.runtime.asks import AskHandle
 from tidegate.runtime.order import SEED_MAX
@@ -140,15 +138,6 @@ async def prompt_of(lobby: Lobby, handle: AskHandle) -> str:
     """The prompt, once it is whole."""
     (reply,) = await whole(lobby.gate, [handle])
     return reply.text.strip()
-
-
-async def events(lobby: Lobby, handle: AskHandle) -> AsyncIterator[asks.Item]:
-    """What is heard of it, as it comes. Raises the fault by which it ended."""
-    async with sse.heard(lobby.gate.hear(handle.id)) as items:
-        async for item in items:
-            if isinstance(item, asks.Ended):
-                checked(item)
-            yield item
 
 
 async def for_image(lobby: Lobby, prompt: str, *, model: str, is_wanted: bool) -> Enhanced:

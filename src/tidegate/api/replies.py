@@ -181,7 +181,6 @@ class Stream(AsyncIterator[bytes]):
     async def aclose(self) -> None:
         """Nobody listens any more."""
         try:
-            async with sse.heard(self._chunks):
-                pass
+            await sse.close(self._chunks)
         finally:
             await self._choir.aclose()

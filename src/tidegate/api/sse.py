@@ -44,8 +44,8 @@ class EventStream(StreamingResponse):
     media_type = MEDIA_TYPE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until either side ends. Whoever makes the events is told in its `finally` and may await there;
-        the framework's own response would cancel such an await as well.
+        """Send until either side ends. Whoever makes the events is closed and may await there, also when the
+        client was gone before the first of them; the framework's own response would cancel such an await.
         """
         assert scope["type"] == "http"
         sending = asyncio.ensure_future(self.stream_response(send))
@@ -58,6 +58,7 @@ class EventStream(StreamingResponse):
             for task in (leaving, sending):
                 task.cancel()
             await asyncio.gather(leaving, sending, return_exceptions=True)
+            await close(self.body_iterator)
 
 
 def stream(events: AsyncIterator[bytes]) -> EventStream:
@@ -68,7 +69,7 @@ def stream(events: AsyncIterator[bytes]) -> EventStream:
 def stream_of(chunks: AsyncIterator[bytes]) -> EventStream:
     """A stream of bytes whose maker keeps it open."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventStream(_closed(chunks), headers=headers)
+    return EventStream(chunks, headers=headers)
 
 
 @contextlib.asynccontextmanager
@@ -77,15 +78,14 @@ async def heard(source: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]:
     try:
         yield source
     finally:
-        closing = getattr(source, "aclose", None)  # generators have it, plain iterators need not
-        if closing is not None:
-            await closing()
+        await close(source)
 
 
-async def _closed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async with heard(chunks):
-        async for chunk in chunks:
-            yield chunk
+async def close(source: object) -> None:
+    """Tell its maker that nobody listens any more. Generators can be told, plain iterators need not."""
+    closing = getattr(source, "aclose", None)
+    if closing is not None:
+        await closing()
 
 
 async def beating(events: AsyncIterator[bytes], *, every_s: float = BEAT_S) -> AsyncIterator[bytes]:

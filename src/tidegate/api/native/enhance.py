@@ -13,10 +13,11 @@ from pydantic import BaseModel, Field
 
 from tidegate.api import enhancing, sse
 from tidegate.api.enhancing import Idea, Style
-from tidegate.api.lobby import Lobby, LobbyHere
+from tidegate.api.lobby import LobbyHere
 from tidegate.api.native.envelope import documented, problem_of
 from tidegate.api.presence import Gone, unless_gone
 from tidegate.api.refusals import refusal_of
+from tidegate.api.replies import Choir, Stream, checked
 from tidegate.api.wishes import Body, Name, Prompt
 from tidegate.core.faults import Fault
 from tidegate.runtime.asks import AskHandle
@@ -81,7 +82,8 @@ async def enhance(wish: EnhanceRequest, request: Request, lobby: LobbyHere) -> E
     )
     handle = await enhancing.begun(lobby, idea)
     if wish.stream:
-        return sse.stream(_events(lobby, handle, idea))
+        choir = Choir(lobby.gate, [handle])
+        return sse.stream_of(Stream(choir, sse.beating(_events(choir, handle, idea))))
     try:
         prompt = await unless_gone(request, enhancing.prompt_of(lobby, handle))
     except Gone:
@@ -89,11 +91,11 @@ async def enhance(wish: EnhanceRequest, request: Request, lobby: LobbyHere) -> E
     return EnhanceOut(prompt=prompt, idea=idea.text, style=idea.style, language_model=handle.model)
 
 
-async def _events(lobby: Lobby, handle: AskHandle, idea: Idea) -> AsyncIterator[bytes]:
+async def _events(choir: Choir, handle: AskHandle, idea: Idea) -> AsyncIterator[bytes]:
     said = ""
     try:
-        async with sse.heard(enhancing.events(lobby, handle)) as items:
-            async for item in items:
+        while not choir.is_over:
+            for _, item in await choir.heard():
                 match item:
                     case asks.Delta():
                         said += item.text
@@ -103,12 +105,8 @@ async def _events(lobby: Lobby, handle: AskHandle, idea: Idea) -> AsyncIterator[
                     case asks.Resumed():
                         yield sse.event({}, name="resumed")
                     case asks.Ended():
-                        made = EnhanceOut(
-                            prompt=said.strip(),
-                            idea=idea.text,
-                            style=idea.style,
-                            language_model=handle.model,
-                        )
-                        yield sse.event(made.model_dump(), name="done")
+                        checked(item)
+        made = EnhanceOut(prompt=said.strip(), idea=idea.text, style=idea.style, language_model=handle.model)
+        yield sse.event(made.model_dump(), name="done")
     except Fault as fault:
         yield sse.event({"error": problem_of(refusal_of(fault)).model_dump()}, name="error")
