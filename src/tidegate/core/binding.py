@@ -6,6 +6,8 @@ Owns the life of a Binding and the rooms that the planner is told. What is plann
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tidegate.core.house import RAM
 from tidegate.core.lease import Lease, LeasePhase
 from tidegate.core.ledger import ARENA
@@ -13,6 +15,7 @@ from tidegate.core.notice import notices_of
 from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Room
 from tidegate.core.pool import Pool
+from tidegate.core.stage import Execution
 from tidegate.core.state import Alarm, Binding, State
 from tidegate.core.supervision import release
 from tidegate.core.worker import Worker
@@ -35,6 +38,41 @@ def room_now(state: State, pool: Pool, *, holder: str, extra_bytes: int) -> Room
         headroom_bytes=pool.headroom_bytes + extra_bytes,
         allocation_max_bytes=pool.descriptor.allocation_max_bytes,
     )
+
+
+def rooms_now(
+    state: State, card: str, *, holder: str, card_extra_bytes: int = 0, ram_extra_bytes: int = 0
+) -> tuple[Room | None, Room]:
+    """A card, or None where there is none, and RAM, as they are put before the planner."""
+    pools = state.ledger.pools
+    room = room_now(state, pools[card], holder=holder, extra_bytes=card_extra_bytes) if card else None
+    return room, room_now(state, pools[RAM], holder=holder, extra_bytes=ram_extra_bytes)
+
+
+def reserved(
+    state: State,
+    worker: Worker,
+    wanted: Iterable[tuple[str, int, int]],
+    *,
+    execution: Execution | None = None,
+) -> list[Lease]:
+    """Reserve parts with their bytes of card and RAM; what needs none is left out. A component, which has a
+    slash in its name, is loaded as `execution` says.
+    """
+    return [
+        state.ledger.reserve(
+            worker.name,
+            part,
+            incarnation=worker.incarnation,
+            card=worker.card,
+            card_bytes=card_bytes,
+            ram_bytes=ram_bytes,
+            at_ms=state.now_ms,
+            execution=execution if "/" in part else None,
+        )
+        for part, card_bytes, ram_bytes in wanted
+        if card_bytes or ram_bytes
+    ]
 
 
 def room_emptied(pool: Pool, *, extra_bytes: int) -> Room:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
-from tidegate.core.binding import bind, room_now, slot_of, take, unbind
+from tidegate.core.binding import bind, rooms_now, slot_of, take, unbind
 from tidegate.core.guest import Guest, GuestPhase
 from tidegate.core.house import RAM
 from tidegate.core.planner.choose import choose
@@ -77,13 +77,13 @@ def plan_for(state: State, guest: Guest) -> Plan | Refusal:
     option = StageOption(
         Execution(Placement.CARD), Footprint(guest.amount_bytes, 0, provenance=Provenance.DECLARED), run_ms=0
     )
-    pools = state.ledger.pools
+    card, ram = rooms_now(state, guest.card, holder=guest.holder)
     return choose(
         StageQuestion(
             stage=Errand.GUEST,
             subject=guest.purpose,
-            card=room_now(state, pools[guest.card], holder=guest.holder, extra_bytes=0),
-            ram=room_now(state, pools[RAM], holder=guest.holder, extra_bytes=0),
+            card=card,
+            ram=ram,
             options=(option,),
             concessions=concessions_for(
                 state, Taker(card=guest.card, taking=Taking.IDLE, spares_pinned=True)
@@ -127,6 +127,10 @@ def grant_guest(state: State, binding: Binding) -> None:
     guest.expires_ms = state.now_ms + guest.hold_ms
     state.set_alarm(Alarm.GUEST, guest.lease, in_ms=guest.hold_ms)
     state.tell(guest.holder, f"granted {size_text(guest.amount_bytes)} for {time_text(guest.hold_ms)}")
+    _tell_granted(state, guest)
+
+
+def _tell_granted(state: State, guest: Guest) -> None:
     _answer(
         state,
         guest.lease,
@@ -163,13 +167,7 @@ def renewed(state: State, event: ev.GuestRenewed) -> None:
     hold_ms = min(event.hold_ms, state.policy.guest_hold_max_ms)
     guest.expires_ms = state.now_ms + hold_ms
     state.set_alarm(Alarm.GUEST, guest.lease, in_ms=hold_ms)
-    _answer(
-        state,
-        guest.lease,
-        ef.GuestState.GRANTED,
-        amount_bytes=guest.amount_bytes,
-        expires_ms=guest.expires_ms,
-    )
+    _tell_granted(state, guest)
 
 
 def released(state: State, lease: str) -> None:

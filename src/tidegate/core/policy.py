@@ -62,7 +62,7 @@ class Policy:
     backoff_max_ms: int = 30_000
     failures_max: int = 5
     quarantine_ms: int = 60_000
-    # Killed from outside (signal 9 or 15) a worker has not failed, and is no worse a worker for it. Killed this
+    # Killed from outside (signal 9 or 15) a worker has not failed, and is no worse a worker for it. Killed so
     # often without being of use in between it has: then it is the kernel that wants its memory.
     kills_max: int = 16
     # So often a job may find that what it had saved is gone; then its disk counts as broken.

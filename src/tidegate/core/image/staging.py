@@ -8,8 +8,7 @@ Owns how a stage gets onto a worker. What becomes of it afterwards is `stages.py
 from __future__ import annotations
 
 from tidegate.core import effects as ef
-from tidegate.core.binding import bind, describe, room_now, slot_of, take
-from tidegate.core.house import RAM
+from tidegate.core.binding import bind, describe, reserved, rooms_now, slot_of, take
 from tidegate.core.image.job import PHASE_OF, Job, Run
 from tidegate.core.lease import Lease
 from tidegate.core.llm.tide import CONTEXT
@@ -54,21 +53,24 @@ def question_for(
     if options is None:
         return None
     context_bytes, process_bytes = overheads(state, worker)
-    pools = state.ledger.pools
+    card, ram = rooms_now(
+        state,
+        worker.card,
+        holder=worker.name,
+        card_extra_bytes=context_bytes,
+        ram_extra_bytes=process_bytes,
+    )
     part = part_of(state, job, stage)
     lease = state.ledger.find(worker.name, part)
     held = None
     if lease is not None and lease.execution is not None:
         held = Held(execution=lease.execution, card_bytes=lease.card_bytes, ram_bytes=lease.ram_bytes)
-    card = None
-    if worker.card:
-        card = room_now(state, pools[worker.card], holder=worker.name, extra_bytes=context_bytes)
     taker = Taker(card=worker.card, worker=worker.name, model=job.model, own_part=part, taking=taking)
     return StageQuestion(
         stage=stage,
         subject=job.name,
         card=card,
-        ram=room_now(state, pools[RAM], holder=worker.name, extra_bytes=process_bytes),
+        ram=ram,
         options=options,
         held=held,
         concessions=concessions_for(state, taker),
@@ -123,20 +125,7 @@ def _reserve(state: State, job: Job, worker: Worker, *, plan: Plan, kept: Lease 
         (CONTEXT, context_bytes, 0),
         (PROCESS, 0, process_bytes),
     ]
-    return [
-        state.ledger.reserve(
-            worker.name,
-            part,
-            incarnation=worker.incarnation,
-            card=worker.card,
-            card_bytes=card_bytes,
-            ram_bytes=ram_bytes,
-            at_ms=state.now_ms,
-            execution=execution if "/" in part else None,
-        )
-        for part, card_bytes, ram_bytes in wanted
-        if card_bytes or ram_bytes
-    ]
+    return reserved(state, worker, wanted, execution=execution)
 
 
 def grant_stage(state: State, binding: Binding) -> None:

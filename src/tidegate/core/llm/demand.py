@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tidegate.core.binding import bind, describe, room_now, slot_of, take
-from tidegate.core.house import RAM, LlmFootprint
+from tidegate.core.binding import bind, describe, reserved, rooms_now, slot_of, take
+from tidegate.core.house import LlmFootprint
 from tidegate.core.image.job import ENDED
 from tidegate.core.lease import Lease
 from tidegate.core.llm.level import Level, Tide
@@ -36,15 +36,14 @@ def question_for(
     if footprint is None:
         return None
     worker = worker_of(state, model)
-    pools = state.ledger.pools
-    card = room_now(state, pools[model.card], holder=worker.name, extra_bytes=0) if model.card else None
+    card, ram = rooms_now(state, model.card, holder=worker.name)
     freed_bytes = sum(concession.card_bytes for concession in concessions)
     options = tuple(_options(state, model, footprint, card=card, freed_bytes=freed_bytes))
     return StageQuestion(
         stage=Errand.SERVE,
         subject=model.name,
         card=card,
-        ram=room_now(state, pools[RAM], holder=worker.name, extra_bytes=0),
+        ram=ram,
         options=options,
         concessions=concessions,
         yield_order=state.policy.yield_order,
@@ -162,19 +161,7 @@ def _reserve(state: State, model: Model, *, layers: int) -> list[Lease]:
             (CONTEXT, context, 0),
             (WEIGHTS, weights, footprint.in_ram(layers)),
         ]
-    return [
-        state.ledger.reserve(
-            worker.name,
-            part,
-            incarnation=worker.incarnation,
-            card=model.card,
-            card_bytes=card_bytes,
-            ram_bytes=ram_bytes,
-            at_ms=state.now_ms,
-        )
-        for part, card_bytes, ram_bytes in wanted
-        if card_bytes or ram_bytes
-    ]
+    return reserved(state, worker, wanted)
 
 
 def grant_rise(state: State, binding: Binding) -> None:
