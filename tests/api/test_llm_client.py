@@ -195,6 +195,10 @@ def test_an_answer_keeps_to_its_schema(client: openai.OpenAI) -> None:
         )  # fmt: skip
         found = json.loads(made.choices[0].message.content or "")
         assert found["kind"] in ("cat", "dog") and 0 <= found["paws"] <= 9
+    made = client.chat.completions.create(
+        model="hermes", messages=HELLO, max_tokens=3, response_format={"type": "json_object"}
+    )
+    assert (made.choices[0].message.content or "").startswith("{")
 
 
 def test_a_model_that_sees_is_shown_pictures(client: openai.OpenAI) -> None:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chat_layouts import ALTERNATING, THINKING
 from front_samples import chat, turn
@@ -87,6 +89,21 @@ def test_hermes_is_heard(text: str, words: str, calls: list[tuple[str, str]], st
 @pytest.mark.parametrize(("text", "words", "calls"), LLAMA)
 def test_llama3_is_heard(text: str, words: str, calls: list[tuple[str, str]], step: int) -> None:
     assert heard(Family.LLAMA3, text, step=step) == (words, calls)
+
+
+BITS = st.lists(st.sampled_from(["<tool_", "call>", "<", "{", "}", '"name"', " ", "\n", "a", ";", "é"]))
+
+
+@given(bits=BITS, family=st.sampled_from([Family.HERMES, Family.LLAMA3]))
+def test_words_that_hold_no_call_come_out_as_they_went_in(bits: list[str], family: Family) -> None:
+    listener = Listener(family, NAMES)
+    deltas = [delta for bit in bits for delta in listener.feed(bit)] + listener.end()
+    words = "".join(delta.text for delta in deltas)
+    assert not listener.calls_count
+    if family is Family.LLAMA3 or "<tool_call>" not in "".join(bits):
+        assert words == "".join(bits)
+    else:  # the space around a tag belongs to nobody
+        assert "".join(words.split()) == "".join("".join(bits).split())
 
 
 def test_what_is_certain_is_said_at_once() -> None:
