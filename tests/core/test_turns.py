@@ -7,6 +7,7 @@ from dataclasses import replace
 from core.test_arbiter import Recorder, chat, house, job
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
+from tidegate.core.house import CardDescriptor
 from tidegate.core.llm.level import Level
 from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import Placement, Stage
@@ -68,6 +69,17 @@ def test_two_models_do_not_take_the_card_from_each_other_with_every_token() -> N
         "each turn is seconds long"
     )
     assert {effect.request for effect in seen.effects if isinstance(effect, ef.FinishChat)} == {"a", "b"}
+
+
+def test_without_a_card_they_take_turns_as_well() -> None:
+    built = replace(house(4 * GIB), ram=CardDescriptor(name="ram", total_bytes=7 * GIB), cards=())
+    built = replace(built, language_models=tuple(replace(one, card="") for one in built.language_models))
+    seen = Recorder(built, chat(0, "a", length_ms=6_000), job(3_000)).until(200_000)
+    assert len([effect for effect in seen.effects if isinstance(effect, ef.ServeChat)]) == 1, (
+        "it never paused"
+    )
+    assert _first(seen, ef.FinishChat, request="a") < _first(seen, ef.RunStage, stage=Stage.DENOISE)
+    assert _first(seen, ef.FinishJob, job="job0", outcome=ef.Outcome.DONE)
 
 
 def test_of_images_that_wait_a_loaded_model_goes_first_only_if_it_is_not_slower() -> None:

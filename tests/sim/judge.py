@@ -17,6 +17,9 @@ from tidegate.core.stage import Execution, Stage
 OVERTAKEN_MAX = 3
 # The ladder has five rungs at most; with a retry for each and one more the ladder ends at eight.
 ATTEMPTS = 8
+# In a world without faults a chat waits for an answer that goes on (10 s), for the turn of an image or of a
+# model (5 s), and where it does not pay to stop anybody, for its own bound (30 s).
+CHAT_WAIT_MAX_MS = 45_000
 
 
 class Violation(AssertionError):
@@ -61,6 +64,8 @@ class Judge:
     jobs: dict[str, JobRecord] = field(default_factory=dict)
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     answers: dict[str, ef.GuestState] = field(default_factory=dict)
+    is_calm: bool = False  # Nothing fails and nobody else is there, so that waiting has a bound.
+    longest_wait_ms: int = 0
     one_at_a_time: bool = False  # There is one image worker, so that like jobs begin in their order.
     impossible: set[str] = field(
         default_factory=set
@@ -134,6 +139,13 @@ class Judge:
                 self.must(bool(effect.message), "a failure without words")
             case ef.Outcome.CANCELLED:
                 pass
+
+    def chat_begins(self, request: str, *, at_ms: int) -> None:
+        """A request is served, first or again; where nothing fails it has not waited long."""
+        waited_ms = at_ms - self.requests[request].waits_since_ms
+        self.longest_wait_ms = max(self.longest_wait_ms, waited_ms)
+        late = self.is_calm and waited_ms > CHAT_WAIT_MAX_MS
+        self.must(not late, f"{request} waited {waited_ms} ms though nothing failed")
 
     def request_ended(self, effect: ef.FinishChat, *, may_fail: bool) -> None:
         """Every request ends once, and fails only after it was tried several times or cannot be served."""

@@ -36,13 +36,13 @@ def run(workload: Workload) -> Result:
     world = World(workload)
     error = ""
     try:
-        _drive(world)
+        drive(world)
     except (Violation, Bug, AssertionError, KeyError, IndexError, ValueError, StopIteration) as broken:
         error = f"{type(broken).__name__}: {broken}"
     return Result(workload.seed, world.counts, len(world.judge.jobs), error)
 
 
-def _drive(world: World) -> None:
+def drive(world: World) -> None:
     world.later(ACTS_MS + 1, world.calm)
     probes = 0
     for _ in range(STEPS_MAX):

@@ -199,6 +199,7 @@ class Talk:
         record = judge.requests[effect.request]
         judge.must(not record.serving and not record.ended, f"{effect.request} is served twice")
         record.serving = True
+        judge.chat_begins(effect.request, at_ms=world.now_ms)
         slots = next(m.slots_count for m in world.workload.house.language_models if m.name == effect.model)
         served = sum(r.serving and r.model == effect.model for r in judge.requests.values())
         judge.must(served <= slots, f"{effect.model} serves {served} requests in {slots} slots")

@@ -96,6 +96,24 @@ def _models(seed: int) -> tuple[str, ...]:
     return instance("mixed", 6, seed, costs=COSTS).images
 
 
+def test_half_a_minute_of_sampling_stops_for_a_chat_and_goes_on_where_it_was() -> None:
+    """On a card that holds either, with figures of real models: an image of half a minute, a chat after five
+    seconds.
+    """
+    requests = (
+        Request(name="image", at_ms=1_000, model="sdxl-1024"),
+        Request(name="chat", at_ms=6_000, model="8b-q4", prompt_count=200, answer_count=100),
+    )
+    made = Instance(
+        workload="one", card_gib=8, seed=0, images=("sdxl-1024",), llms=("8b-q4",), requests=requests
+    )
+    outcome = World(made, CONTENDERS["tidegate"](made, COSTS), costs=COSTS).run()
+    assert outcome.first_token_ms[0] <= 4_000, "the end of a step, and the model comes up"
+    alone_ms = COSTS.images["sdxl-1024"].own_ms
+    loads_ms = 2 * COSTS.load_ms(COSTS.images["sdxl-1024"].all_bytes)
+    assert outcome.image_ms[0] <= alone_ms + loads_ms + outcome.chat_ms[0] + 4_000, "no step is done twice"
+
+
 def test_an_instance_is_the_same_for_every_card_and_each_time() -> None:
     for workload in WORKLOADS:
         made = [instance(workload, card_gib, 7, costs=COSTS).requests for card_gib in (6, 24, 6)]

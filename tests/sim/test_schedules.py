@@ -6,9 +6,10 @@ import statistics
 
 import pytest
 from tests.sim.fleet import run_many
-from tests.sim.schedule import run
+from tests.sim.judge import CHAT_WAIT_MAX_MS, RequestRecord, Violation
+from tests.sim.schedule import drive, run
 from tests.sim.shrink import shrunk
-from tests.sim.workload import workload
+from tests.sim.workload import calm, workload
 from tests.sim.world import World
 
 SCHEDULES = 10_000
@@ -26,6 +27,24 @@ def test_ten_thousand_schedules_break_no_rule(capsys: pytest.CaptureFixture[str]
     assert not found.failed, told
     assert len(found.counted) >= SCHEDULES
     assert statistics.median(result.counts.events for result in found.counted) <= 60
+
+
+def test_where_nothing_fails_nobody_waits_long() -> None:
+    """The judge holds chats to their bound in worlds without faults; here it is seen to look."""
+    waits = []
+    for seed in range(1, 61):
+        world = World(calm(workload(seed)))
+        drive(world)
+        waits.append(world.judge.longest_wait_ms)
+    assert max(waits) <= CHAT_WAIT_MAX_MS
+    assert statistics.median(waits) <= 3_000
+
+
+def test_a_chat_that_waited_too_long_is_complained_about() -> None:
+    judge = World(calm(workload(1))).judge
+    judge.requests["late"] = RequestRecord("llm0", 0, 100)
+    with pytest.raises(Violation, match="waited"):
+        judge.chat_begins("late", at_ms=CHAT_WAIT_MAX_MS + 1)
 
 
 def test_a_seed_is_one_world() -> None:
@@ -48,7 +67,7 @@ def test_a_restored_arbiter_goes_on_alike() -> None:
 
 def test_shrinking_keeps_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge that complains about every second chat shrinks to a schedule of little more than a chat."""
-    from tests.sim.judge import Judge, Violation
+    from tests.sim.judge import Judge
 
     def complain(self: Judge, effect: object, *, may_fail: bool) -> None:
         raise Violation("a chat ended")

@@ -7,7 +7,7 @@ acts out; everything else follows from the seed by name (`chance.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.sim.chance import Chance
 
@@ -82,6 +82,17 @@ def workload(seed: int) -> Workload:
     return Workload(
         seed=seed, house=house, llms=llms, faults=_faults(chance), acts=_acts(chance, house, names)
     )
+
+
+def calm(busy: Workload) -> Workload:
+    """The same world when nothing fails, nobody else is there and nobody gives up."""
+    acts = tuple(act for act in busy.acts if act.what in ("job", "chat"))
+    return replace(busy, faults=Faults(), acts=acts)
+
+
+def is_calm(known: Workload) -> bool:
+    """Whether nothing fails in it by itself or from outside."""
+    return known.faults == Faults() and all(act.what in ("job", "chat") for act in known.acts)
 
 
 def _card(chance: Chance, index: int) -> CardDescriptor:

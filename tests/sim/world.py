@@ -19,7 +19,7 @@ from tests.sim.studio import Studio
 from tests.sim.talk import Talk
 from tests.sim.telemetry import Telemetry
 from tests.sim.truth import Part, Process, truth_of
-from tests.sim.workload import Act, Faults, Workload
+from tests.sim.workload import Act, Faults, Workload, is_calm
 
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
@@ -55,6 +55,7 @@ class World:
         self.chance = Chance(workload.seed)
         self.truth = truth_of(workload.house)
         self.judge = Judge(self.truth)
+        self.judge.is_calm = is_calm(workload)
         self.judge.one_at_a_time = len(workload.house.cards) <= 1
         self.arbiter = Arbiter(workload.house)
         self.now_ms = 0

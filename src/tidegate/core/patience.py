@@ -34,7 +34,7 @@ def answer_for(state: State, job: Job, worker: Worker, *, candidates_max: int) -
     """Plan a stage, or None when it should wait a little; its footprints are known."""
     eager = _ask(state, job, worker, taking=Taking.ALLOWED, candidates_max=candidates_max)
     others = [model for model in state.models.values() if model.card == worker.card and _is_active(model)]
-    if not others or not worker.card:
+    if not others:
         return eager
     waits = answers_until_ms(state, job) > state.now_ms
     if waits and any(is_worth_quiet(state, model, job) for model in others):

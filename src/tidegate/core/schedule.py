@@ -321,7 +321,7 @@ def _is_worth_stopping(state: State, model: Model, job: Job) -> bool:
 
 def _yield_sampling(state: State, model: Model) -> None:
     """Let a sampling image on the model's card yield, when it has had its quantum; its tape loses nothing."""
-    if not model.requests or not model.card or model.wish in HELD_DOWN:
+    if not model.requests or model.wish in HELD_DOWN:
         return
     for worker in state.workers.values():
         job = state.jobs.get(worker.job)

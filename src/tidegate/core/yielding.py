@@ -227,13 +227,16 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
 def _from_moving_model(state: State, model: Model, taker: Taker) -> Iterator[Concession]:
     """Who moves yields nothing now; whoever may wait can count on it."""
     leases = state.ledger.of(worker_of(state, model).name)
-    card_bytes = sum(lease.card_bytes for lease in leases if lease.card == taker.card and lease.is_charged)
-    if taker.taking is Taking.LATER and card_bytes and not is_pinned(model):
+    charged = [lease for lease in leases if lease.is_charged]
+    card_bytes = sum(lease.card_bytes for lease in charged if lease.card == taker.card)
+    ram_bytes = sum(lease.ram_bytes for lease in charged)
+    if taker.taking is Taking.LATER and (card_bytes or ram_bytes) and not is_pinned(model):
         yield Concession(
             tenant=f"weights:{model.name}",
             name=f"the model {model.name}",
             yields=YieldClass.LLM_WEIGHTS,
             card_bytes=card_bytes,
+            ram_bytes=ram_bytes,
             free_ms=state.catalog.level_cost_ms(model.name, "sinking"),
             return_ms=state.catalog.level_cost_ms(model.name, "rising"),
             needed_permille=1000,

@@ -38,10 +38,10 @@ def pays(state: State, model: Model, job: Job) -> bool:
 
 
 def is_worth_quiet(state: State, model: Model, job: Job) -> bool:
-    """Whether an image should not compute while this model, wholly on the card, answers."""
+    """Whether an image should not compute while this model, wholly in the same place, answers."""
     answers_count = running(model)
     stage_ms = stage_left_ms(state, job)
-    if model.tide is not Tide.HOT or not model.card or not answers_count or stage_ms is None:
+    if model.tide is not Tide.HOT or not answers_count or stage_ms is None:
         return False
     percent = state.policy.beside_percent
     together_ms = min(stage_ms, model.service_ms)
