@@ -41,9 +41,9 @@ def chat(at_ms: int, name: str, *, length_ms: int = 500, model: str = "llm0") ->
 class Recorder:
     """A world without faults, and everything the arbiter said in it."""
 
-    def __init__(self, built: House, *acts: Act) -> None:
+    def __init__(self, built: House, *acts: Act, faults: Faults | None = None) -> None:
         llms = {model.name: LLM for model in built.language_models}
-        self.world = World(Workload(seed=1, house=built, llms=llms, faults=Faults(), acts=acts))
+        self.world = World(Workload(seed=1, house=built, llms=llms, faults=faults or Faults(), acts=acts))
         self.effects: list[ef.Effect] = []
         self._times: list[int] = []
         handle = self.world.arbiter.handle
@@ -90,6 +90,15 @@ def test_an_image_on_a_roomy_card_bothers_nobody() -> None:
     assert [placement for _, placement, _ in seen.stages()] == [Placement.CARD] * 3
     assert seen.notices() == []
     assert seen.tide is Tide.HOT
+
+
+def test_who_took_too_long_is_given_twice_as_long_the_next_time() -> None:
+    """On a machine that is ten times slower today, a patience that never grows would fail every image."""
+    seen = Recorder(house(16 * GIB, llms=0), job(0), faults=Faults(hang=1_000)).until(1_200_000)
+    runs = [index for index, effect in enumerate(seen.effects) if isinstance(effect, ef.RunStage)]
+    waits = [seen.effects[index].deadline_ms - seen.at_ms(index) for index in runs]  # type: ignore[union-attr]  # runs
+    # A worker that hangs before it is up counts as well, so that not every length is seen.
+    assert waits == [2 * 60_000, 4 * 60_000, 8 * 60_000, 8 * 60_000]
 
 
 def test_a_language_model_yields_its_kv_cache_and_comes_back() -> None:

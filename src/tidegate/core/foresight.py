@@ -56,7 +56,7 @@ def look_ahead(state: State, event: ev.StageProgressed) -> None:
         return
     job, run = found
     worker = state.workers[run.worker]
-    state.set_alarm(Alarm.STAGE, worker.name, in_ms=staging.stage_wait_ms(state, run))
+    state.set_alarm(Alarm.STAGE, worker.name, in_ms=staging.stage_wait_ms(state, job, run))
     _note_step(state, run, event)
     if run.looked_ahead or run.is_stopping or job.phase is not JobPhase.DENOISE or len(job.stages) < 2:
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tidegate.core import effects as ef
 from tidegate.core.binding import bind, describe, reserved, rooms_now, slot_of, take
+from tidegate.core.image.failure import Failure
 from tidegate.core.image.job import PHASE_OF, Job, Run
 from tidegate.core.lease import Lease
 from tidegate.core.llm.tide import CONTEXT
@@ -23,6 +24,8 @@ from tidegate.core.worker import Worker, WorkerPhase
 from tidegate.core.yielding import Taker, Taking, concessions_for
 
 COMPUTE = "compute"
+# Eight minutes without a step, where the first patience is one: whoever needs longer is not slow any more.
+PATIENCE_DOUBLINGS_MAX = 3
 
 
 def part_of(state: State, job: Job, stage: Stage) -> str:
@@ -162,7 +165,7 @@ def run_stage(state: State, job: Job, worker: Worker) -> None:
     assert run is not None, "a granted stage has a run"
     run.incarnation = worker.incarnation
     run.begun_ms = state.now_ms
-    wait_ms = stage_wait_ms(state, run)
+    wait_ms = stage_wait_ms(state, job, run)
     state.set_alarm(Alarm.STAGE, worker.name, in_ms=wait_ms)
     state.tell(job.name, f"{job.stage} runs {run.execution.text()} on {worker.name}")
     state.emit(
@@ -181,6 +184,10 @@ def run_stage(state: State, job: Job, worker: Worker) -> None:
     )
 
 
-def stage_wait_ms(state: State, run: Run) -> int:
-    """How long a stage may go on without a sign of life."""
-    return max(state.policy.stage_wait_min_ms, run.quiet_ms * state.policy.stage_patience)
+def stage_wait_ms(state: State, job: Job, run: Run) -> int:
+    """How long a stage may go on without a sign of life: twice as long after each time that it took too long,
+    for a machine that is slow today would otherwise never get it done.
+    """
+    patience_ms = max(state.policy.stage_wait_min_ms, run.quiet_ms * state.policy.stage_patience)
+    hangs_count = sum(attempt.failure is Failure.HANG for attempt in job.tried)
+    return patience_ms << min(hangs_count, PATIENCE_DOUBLINGS_MAX)
