@@ -106,9 +106,13 @@ def made_by_server(ready: Checked, listener: Listener) -> Report | None:
 def _model(caller: Caller, ready: Checked) -> str | None:
     """The server's name for the model that is meant, "" for its default, None when it has no such model."""
     wish = ready.wish
+    known = [
+        view
+        for view in caller.get("/api/models")["models"]
+        if view["kind"] == "image" and not view["refused"]
+    ]
     if not (wish.model or wish.diffusion_model or wish.companions):
-        return ""
-    known = [view for view in caller.get("/api/models")["models"] if not view["refused"]]
+        return "" if known else None
     try:
         prints = model_choice.fingerprints(files_of(wish))
     except ClientError:
