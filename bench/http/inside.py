@@ -219,7 +219,7 @@ class Watch:
             watch.cpu_ms = max(watch.cpu_ms, (time.thread_time() - cpu) * 1_000)
             watch.wall_ms = max(watch.wall_ms, (time.perf_counter() - wall) * 1_000)
 
-        asyncio.events.Handle._run = timed  # type: ignore[method-assign]
+        asyncio.events.Handle._run = timed  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -86,6 +87,11 @@ def timed(line: Line, method: str, path: str, body: object = None) -> tuple[floa
     return time.perf_counter() - began, told
 
 
+def got(line: Line, path: str) -> float:
+    """Seconds of a question."""
+    return timed(line, "GET", path)[0]
+
+
 def negotiated(line: Line) -> float:
     """A lease that is granted at once, and given back outside of the measured time."""
     wish = {"bytes": 1 << 20, "purpose": "a benchmark"}
@@ -112,7 +118,7 @@ def over_http(model: Path) -> list[Figure]:
             )
         ]
         for path in ("/api/residency", "/api/vram", "/internal/health"):
-            found.append(asked(f"GET {path}", lambda path=path: timed(line, "GET", path)[0], pid=server.pid))  # type: ignore[misc]  # A default binds the path.
+            found.append(asked(f"GET {path}", partial(got, line, path), pid=server.pid))
         line.close()
     return found
 
