@@ -29,7 +29,7 @@ START_MAX_S = 180
 END_MAX_S = 60
 ANSWER_MAX_S = 90
 # A worker that is killed again and again by us is not to rest for as long as one that fails by itself.
-POLICY = "backoff_ms = 50\nbackoff_max_ms = 200\nquarantine_ms = 200\nstage_wait_min_ms = 30000"
+POLICY = "backoff_ms = 50\nbackoff_max_ms = 200\nquarantine_ms = 200"
 SETTINGS = """
 [[cards]]
 device = "{device}"

@@ -45,8 +45,8 @@ class Room:
 
     @property
     def usable_bytes(self) -> int:
-        """What may be given away now; negative when others took what we hold, or the headroom, so that as much
-        must be freed before anything else.
+        """What may be given away now; negative when others took what we hold, or the headroom: as much must be
+        freed before anything is gained.
         """
         return self.free_bytes - self.headroom_bytes
 
