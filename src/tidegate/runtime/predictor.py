@@ -82,16 +82,7 @@ class Predictor:
         except Gone:
             return
         except Declined as declined:
-            self._post(
-                ev.PredictionFailed(
-                    at_ms=self._clock.now_ms(),
-                    worker=effect.worker,
-                    incarnation=effect.incarnation,
-                    model=key.model,
-                    reason=f"{key.model} cannot be used: {declined.message}.",
-                ),
-                (),
-            )
+            self._give_up(effect, key.model, declined)
             return
         self._post(
             ev.FootprintPredicted(
@@ -115,16 +106,7 @@ class Predictor:
         except Gone:
             return
         except Declined as declined:
-            self._post(
-                ev.PredictionFailed(
-                    at_ms=self._clock.now_ms(),
-                    worker=effect.worker,
-                    incarnation=effect.incarnation,
-                    model=effect.model,
-                    reason=f"{effect.model} cannot be used: {declined.message}.",
-                ),
-                (),
-            )
+            self._give_up(effect, effect.model, declined)
             return
         self._post(
             ev.LlmPredicted(
@@ -133,6 +115,18 @@ class Predictor:
                 incarnation=effect.incarnation,
                 model=effect.model,
                 footprint=_footprint(said),
+            ),
+            (),
+        )
+
+    def _give_up(self, effect: ef.Predict | ef.PredictLlm, model: str, declined: Declined) -> None:
+        self._post(
+            ev.PredictionFailed(
+                at_ms=self._clock.now_ms(),
+                worker=effect.worker,
+                incarnation=effect.incarnation,
+                model=model,
+                reason=f"{model} cannot be used: {declined.message}.",
             ),
             (),
         )
