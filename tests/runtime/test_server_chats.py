@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_runs import TALKER, WAIT_S, begun, order_of, settings_for, told, whole
+from chat_runs import TALKER, WAIT_S, Heard, begun, order_of, settings_for, told, whole
 from tidegate.core.faults import CapacityError, ClientError
 from tidegate.core.llm.level import Level
 from tidegate.runtime import front
@@ -233,3 +233,19 @@ def test_a_front_that_hangs_is_ended_and_its_chats_go_on(
             assert heard.text == undisturbed.text
 
     asyncio.run(scene())
+
+
+def test_a_conversation_outlives_the_server(tmp_path: Path, llama: Path) -> None:
+    async def scene() -> Heard:
+        async with serving(settings_for(tmp_path, llama, evaluation="throughput")) as gate:
+            return await whole(gate, order_of(tokens=100))
+
+    first, second = asyncio.run(scene()), asyncio.run(scene())
+    assert first.ended is not None
+    assert second.ended is not None
+    assert first.ended.cached_count == 0
+    assert second.ended.cached_count > 0, "what was evaluated yesterday need not be evaluated again"
+    assert second.text == first.text
+    kept = list((tmp_path / "conversations").iterdir())
+    assert kept
+    assert tmp_path.stat().st_mode & 0o077 == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -21,11 +21,15 @@ from tidegate.runtime.threads import Threads, on
 from tidegate.wire import channel, messages
 
 # These compute stages, and look at the devices before anything else.
-_STAGED: Final = (WorkerKind.IMAGE, WorkerKind.PREDICTOR)
+_COMPUTING: Final = (WorkerKind.IMAGE, WorkerKind.PREDICTOR)
+# These hold conversations.
+_KEEPING: Final = (WorkerKind.LLM, WorkerKind.FRONT)
 # The front never touches a card; without these no driver is opened for it either.
 _NO_CARDS: Final = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
-# How long a process has to leave by itself when the server closes.
+# How long a process has to leave by itself when the server closes. One that computes an image does not hear
+# before the stage is over; one that holds conversations hands them over, or writes them, and then leaves.
 _GOODBYE_MS: Final = 1_500
+_HANDOVER_MS: Final = 5_000
 # How long the kernel may take to end a killed one before it is waited for without a watch.
 _KILLED_MS: Final = 5_000
 
@@ -38,6 +42,7 @@ class Process:
     talk: Conversation
     ended: asyncio.Future[children.Ending]
     pid: int
+    kind: WorkerKind
     engine_build: str = ""
     watch: int = -1
     was_asked: bool = False  # To end, by SIGTERM: ending by it is no failure then.
@@ -70,7 +75,7 @@ class Supervisor:
         try:
             hello = await process.talk.hello()
             process.engine_build = hello.engine_build
-            if self._ledger_path and kind in _STAGED:
+            if self._ledger_path and kind in _COMPUTING:
                 survey = messages.Survey(serial=0, ledger_path=self._ledger_path)
                 await process.talk.ask(survey, messages.Surveyed)
         except Gone:
@@ -153,12 +158,10 @@ class Supervisor:
         self._standby.clear()
         while self._spawning:
             await asyncio.wait(self._spawning)
-        for process in self._live.values():
-            process.talk.say_goodbye()
-        await self._ended_within(_GOODBYE_MS)
-        for process in self._live.values():
-            process.child.signal(signal.SIGKILL)
-        await self._ended_within(_KILLED_MS)
+        # The front last: what children hold of conversations is handed over to it.
+        for kinds in ((WorkerKind.IMAGE, WorkerKind.PREDICTOR, WorkerKind.LLM), (WorkerKind.FRONT,)):
+            await self._see_off(kinds)
+        await self._ended_within(_KILLED_MS, tuple(WorkerKind))
         for process in tuple(self._live.values()):
             # Whoever watched it was cancelled with the task group.
             process.talk.close()
@@ -166,8 +169,19 @@ class Supervisor:
             await on(self._threads.endings, process.child.end, 0)
             self._live.pop(process.pid)
 
-    async def _ended_within(self, wait_ms: int) -> None:
-        ends = [process.ended for process in self._live.values()]
+    async def _see_off(self, kinds: tuple[WorkerKind, ...]) -> None:
+        """Let processes of these kinds leave, and kill those that do not."""
+        for process in self._live.values():
+            if process.kind in kinds:
+                process.talk.say_goodbye()
+        for some, wait_ms in ((_COMPUTING, _GOODBYE_MS), (_KEEPING, _HANDOVER_MS)):
+            await self._ended_within(wait_ms, [kind for kind in some if kind in kinds])
+            for process in self._live.values():
+                if process.kind in some and process.kind in kinds:
+                    process.child.signal(signal.SIGKILL)
+
+    async def _ended_within(self, wait_ms: int, kinds: Sequence[WorkerKind]) -> None:
+        ends = [process.ended for process in self._live.values() if process.kind in kinds]
         if ends:
             await asyncio.wait(ends, timeout=wait_ms / 1000)
 
@@ -195,7 +209,9 @@ class Supervisor:
 
     async def _entered(self, kind: WorkerKind, loop: asyncio.AbstractEventLoop) -> Process:
         child = await on(self._threads.processes, _spawned, kind)
-        process = Process(child=child, talk=Conversation(child), ended=loop.create_future(), pid=child.pid)
+        process = Process(
+            child=child, talk=Conversation(child), ended=loop.create_future(), pid=child.pid, kind=kind
+        )
         process.watch = os.pidfd_open(child.pid)
         self._live[child.pid] = process
         loop.add_reader(process.watch, self._dying, process)
