@@ -45,8 +45,9 @@ class Room:
 
     @property
     def usable_bytes(self) -> int:
-        """What may be given away now; negative when others took what we hold, or the headroom: as much must be
-        freed before anything is gained.
+        """What may be given away now; negative when others took what we hold, or the headroom.
+
+        As much must then be freed before anything is gained.
         """
         return self.free_bytes - self.headroom_bytes
 
