@@ -150,6 +150,25 @@ def test_the_largest_tile_that_fits_is_taken() -> None:
     assert [notice.kind for notice in notices_of(plan)] == [NoticeKind.TILED]
 
 
+def test_no_piece_is_larger_than_the_card_gives_at_once() -> None:
+    question = decode(8 * GIB)
+    assert question.card is not None
+    plan = plan_stage(replace(question, card=replace(question.card, allocation_max_bytes=GIB)))
+    assert plan.execution.tile == 48, "936 MiB; the whole image needs 1.6 GiB in one piece"
+    assert plan.rejected[0].reason is Reason.ALLOCATION
+    assert "1.62 GiB in one piece" in plan.rejected[0].text()
+
+
+def test_weights_are_split_over_as_many_pieces_as_it_takes() -> None:
+    room = replace(card(8 * GIB), allocation_max_bytes=GIB)
+    question = StageQuestion(
+        stage=Stage.DENOISE, subject="image", card=room, ram=RAM, options=denoise_options()
+    )
+    assert plan_stage(question).execution == Execution(Placement.CARD), (
+        "1640 MiB of weights, 560 to compute in"
+    )
+
+
 def test_the_cpu_comes_last_and_whole_when_ram_allows() -> None:
     plan = plan_stage(decode(10 * MIB))
     assert plan.execution == Execution(Placement.CPU)

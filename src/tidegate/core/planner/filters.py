@@ -14,7 +14,7 @@ from typing import assert_never
 from tidegate.core.planner.option import StageOption
 from tidegate.core.planner.question import Concession, StageQuestion
 from tidegate.core.quantity import size_text
-from tidegate.core.stage import Execution, Placement
+from tidegate.core.stage import Errand, Execution, Placement
 
 
 class Reason(enum.StrEnum):
@@ -24,6 +24,7 @@ class Reason(enum.StrEnum):
     NO_CARD = "no_card"
     CARD_BYTES = "card_bytes"
     RAM_BYTES = "ram_bytes"
+    ALLOCATION = "allocation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ class Rejection:
                 return f"{what}: {self.detail}"
             case Reason.NO_CARD:
                 return f"{what}: there is no card"
+            case Reason.ALLOCATION:
+                piece, most = size_text(self.needed_bytes), size_text(self.available_bytes)
+                return f"{what}: needs {piece} in one piece, and the card gives at most {most} in one"
             case Reason.CARD_BYTES:
                 where = "card memory"
             case Reason.RAM_BYTES:
@@ -96,6 +100,28 @@ def has_card(question: StageQuestion, candidate: Candidate) -> Rejection | None:
     return Rejection(execution=execution, reason=Reason.NO_CARD)
 
 
+def fits_allocation(question: StageQuestion, candidate: Candidate) -> Rejection | None:
+    """Refuse what computes in a larger piece than the card gives at once, however much is free.
+
+    Engines lay all that a stage computes in into one buffer; weights are split over as many as it takes.
+    """
+    most_bytes = question.card.allocation_max_bytes if question.card else 0
+    option = candidate.option
+    if not most_bytes or isinstance(question.stage, Errand) or not option.footprint.card_bytes:
+        return None
+    streams = option.execution.placement is Placement.STREAM
+    weights_bytes = option.execution.budget_bytes if streams else option.footprint.weights_bytes
+    piece_bytes = option.footprint.card_bytes - weights_bytes
+    if piece_bytes <= most_bytes:
+        return None
+    return Rejection(
+        execution=option.execution,
+        reason=Reason.ALLOCATION,
+        needed_bytes=piece_bytes,
+        available_bytes=most_bytes,
+    )
+
+
 def fits_card(question: StageQuestion, candidate: Candidate) -> Rejection | None:
     """Refuse what does not fit the card even after every release of the candidate."""
     short, _ = needed_bytes(question, candidate.option)
@@ -127,7 +153,7 @@ def fits_ram(question: StageQuestion, candidate: Candidate) -> Rejection | None:
 
 
 Filter = Callable[[StageQuestion, Candidate], Rejection | None]
-FILTERS: tuple[Filter, ...] = (obeys_rung, has_card, fits_card, fits_ram)
+FILTERS: tuple[Filter, ...] = (obeys_rung, has_card, fits_allocation, fits_card, fits_ram)
 
 
 def rejection_of(question: StageQuestion, candidate: Candidate) -> Rejection | None:
