@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tidegate.core import effects as ef
 from tidegate.core import events as ev
-from tidegate.core.faults import CapacityError, ClientError
+from tidegate.core.faults import CapacityError
 from tidegate.core.foresight import is_unwanted
 from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Component, Stage
@@ -25,6 +23,7 @@ from tidegate.runtime.askdesk import AskDesk
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.darkroom import Darkroom
 from tidegate.runtime.gallery import Gallery
+from tidegate.runtime.guestdesk import GuestDesk
 from tidegate.runtime.jobbook import Entry, Frame, JobBook, view_of
 from tidegate.runtime.journal import records as rec
 from tidegate.runtime.journal.records import Checkpoint, Ticket
@@ -56,7 +55,6 @@ from tidegate.runtime.views import (
 from tidegate.wire.asks import Item
 
 UNLOAD_WAIT_MAX_S: Final = 10
-WAIT_MAX_MS: Final = 120_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,7 +73,7 @@ class Desk:
     showroom: exhibits.Showroom
     oracle: whatif.Oracle
     asks: AskDesk
-    guests: dict[str, int]
+    guests: GuestDesk
     models: Registry
 
 
@@ -314,72 +312,19 @@ class FrontDesk:
 
     async def negotiate(self, wish: LeaseRequest) -> LeaseView:
         """Ask for card memory."""
-        desk = self._desk
-        cards = desk.shell.arbiter.state.house.cards
-        card = wish.card or (cards[0].name if cards else "")
-        if card not in {known.name for known in cards}:
-            raise ClientError(
-                f"There is no card {wish.card!r}." if wish.card else "This machine has no card.",
-                remedy=f"There are: {', '.join(known.name for known in cards) or 'none'}.",
-                code="unknown_card",
-            )
-        if wish.amount_bytes <= 0:
-            raise ClientError("A lease is for one byte or more.", code="bad_size")
-        lease = secrets.token_hex(8)
-        if wish.pid:
-            desk.guests[lease] = wish.pid
-        await desk.shell.tell(
-            ev.GuestAsked(
-                at_ms=desk.clock.now_ms(),
-                lease=lease,
-                card=card,
-                amount_bytes=wish.amount_bytes,
-                purpose=wish.purpose,
-                hold_ms=wish.hold_ms,
-                wait_ms=wish.wait_ms,
-                needed_in_ms=wish.needed_in_ms,
-                yields=wish.yields,
-            )
-        )
-        return self._lease(lease)
+        return await self._desk.guests.negotiate(wish)
 
     async def lease(self, lease: str, *, wait_ms: int = 0) -> LeaseView:
         """A lease as it stands, or as soon as it stands otherwise."""
-        before = self._lease(lease)
-        ends_ms = self._desk.clock.now_ms() + min(wait_ms, WAIT_MAX_MS)
-        while (now := self._lease(lease)) == before:
-            left_ms = ends_ms - self._desk.clock.now_ms()
-            if left_ms <= 0:
-                return now
-            try:
-                async with asyncio.timeout(left_ms / 1000):
-                    await self._desk.news.any_lease_change()
-            except TimeoutError:
-                # Nothing changed in the time that the caller wanted to wait.
-                return self._lease(lease)
-        return now
+        return await self._desk.guests.lease(lease, wait_ms=wait_ms)
 
     async def renew(self, lease: str, *, hold_ms: int) -> LeaseView:
         """Keep a lease for longer."""
-        self._lease(lease)
-        event = ev.GuestRenewed(at_ms=self._desk.clock.now_ms(), lease=lease, hold_ms=hold_ms)
-        await self._desk.shell.tell(event)
-        return self._lease(lease)
+        return await self._desk.guests.renew(lease, hold_ms=hold_ms)
 
     async def release(self, lease: str) -> None:
         """Give a lease back."""
-        known = self._lease(lease)
-        if known.state in (ef.GuestState.GRANTED, ef.GuestState.WAITING):
-            await self._desk.shell.tell(ev.GuestReleased(at_ms=self._desk.clock.now_ms(), lease=lease))
-        self._desk.guests.pop(lease, None)
-
-    def _lease(self, lease: str) -> LeaseView:
-        try:
-            return self._desk.news.leases[lease]
-        except KeyError:
-            raise ClientError(
-                f"There is no lease {lease}.", remedy="Negotiate a new one.", code="unknown_lease"
-            ) from None
+        await self._desk.guests.release(lease)
 
     # --- the server
 

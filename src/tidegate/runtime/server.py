@@ -25,6 +25,7 @@ from tidegate.runtime.darkroom import Darkroom, kept_by
 from tidegate.runtime.exhibits import Showroom
 from tidegate.runtime.frontdesk import Desk, FrontDesk
 from tidegate.runtime.groundwork import Ground, laid
+from tidegate.runtime.guestdesk import GuestDesk
 from tidegate.runtime.jobbook import JobBook
 from tidegate.runtime.journal.records import Record
 from tidegate.runtime.llm_registry import LlmRegistry
@@ -108,26 +109,7 @@ class Server:
         if ground.llms.entries:
             prefetch.whole(ground.llms.find("").files.values())
         parlour = self._parlour = self._furnished(ground, site)
-        performer = Performer(
-            clock=self._clock,
-            supervisor=supervisor,
-            predictor=site.predictor,
-            darkroom=darkroom,
-            book=self._book,
-            news=self._news,
-            prefetch=prefetch,
-            parlour=parlour,
-            device=site.place.engine_name,
-            post=self._post,
-        )
-        shell = Shell(
-            resumption.arbiter,
-            ground.journal,
-            perform=performer.perform,
-            records_of=performer.records_of,
-            on_handled=self._news.levels,
-        )
-        self._shell = shell
+        performer, shell = self._stage(ground, site, darkroom, prefetch, resumption.arbiter)
         telemetry = self._begin(ground, site, group, performer, resumption)
         desk = self._desk(ground, site, darkroom, prefetch, shell)
         warming = WarmUp(desk.oracle, self._news, sizes=sizes_of(self._settings))
@@ -149,6 +131,32 @@ class Server:
             spread=spread,
         )
         return FrontDesk(desk, reload=reload.run)
+
+    def _stage(
+        self, ground: Ground, site: Site, darkroom: Darkroom, prefetch: Prefetch, arbiter: Arbiter
+    ) -> tuple[Performer, Shell]:
+        """The core with those who carry out what it says."""
+        assert self._supervisor is not None and self._parlour is not None, "they were made before"
+        performer = Performer(
+            clock=self._clock,
+            supervisor=self._supervisor,
+            predictor=site.predictor,
+            darkroom=darkroom,
+            book=self._book,
+            news=self._news,
+            prefetch=prefetch,
+            parlour=self._parlour,
+            device=site.place.engine_name,
+            post=self._post,
+        )
+        self._shell = Shell(
+            arbiter,
+            ground.journal,
+            perform=performer.perform,
+            records_of=performer.records_of,
+            on_handled=self._news.levels,
+        )
+        return performer, self._shell
 
     async def _resumed(self, ground: Ground, site: Site) -> restart.Resumption:
         """Take up what the journal held."""
@@ -271,7 +279,7 @@ class Server:
             asks=AskDesk(
                 parlour=parlour, shell=shell, clock=self._clock, threads=self._threads, prefetch=prefetch
             ),
-            guests=self._guests,
+            guests=GuestDesk(shell=shell, clock=self._clock, news=self._news, pids=self._guests),
             models=site.models,
         )
 
