@@ -31,6 +31,7 @@ from tidegate.core.planner import (
     plan_image,
     plan_stage,
 )
+from tidegate.core.planner.advice import advise_neighbours
 from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import DecodeMode, Execution, Placement, Stage
 
@@ -271,6 +272,16 @@ def test_advice_names_the_first_quantisation_that_changes_the_plan() -> None:
 
 WHOLE, TILE = Execution(Placement.CARD), Execution(Placement.CARD, DecodeMode.TILED, 48)
 SMALLEST, CPU = Execution(Placement.CARD, DecodeMode.TILED, 16), Execution(Placement.CPU)
+
+
+def test_neighbours_hear_how_much_smaller_they_had_to_be() -> None:
+    # 1758 MiB are needed, 200 are free; the model holds 4.5 GiB.
+    assert advise_neighbours(decode(200 * MIB, WEIGHTS, KV)) == (
+        "If the weights of qwen were 1.52 GiB smaller on the card, by quantisation or a shorter context, "
+        "it could stay while decode runs.",
+    )
+    assert advise_neighbours(decode(200 * MIB, replace(KV, card_bytes=1600 * MIB))) == (), "nobody saves all"
+    assert advise_neighbours(decode(4 * GIB, WEIGHTS, KV)) == ()
 
 
 @pytest.mark.parametrize(

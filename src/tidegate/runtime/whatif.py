@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tidegate.core.image.job import Job
 from tidegate.core.image.staging import question_for
-from tidegate.core.planner.advice import advise
+from tidegate.core.planner.advice import advise, advise_neighbours
 from tidegate.core.planner.choose import choose
 from tidegate.core.planner.option import StageOption
 from tidegate.core.planner.plan import Plan, Refusal
@@ -70,6 +70,7 @@ class Oracle:
                 )
             shown.append(_shown(stage, answer))
             advice += [hint.text for hint in advise(question, weight_type=_weight_type(model, stage))]
+            advice += advise_neighbours(question)
         return PlanView(
             model=model.name,
             is_possible=True,
