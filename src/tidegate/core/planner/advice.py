@@ -72,8 +72,8 @@ def advise(question: StageQuestion, *, weight_type: str) -> tuple[Advice, ...]:
 def advise_neighbours(question: StageQuestion) -> tuple[str, ...]:
     """Say of everybody else who would have to yield how much smaller it had to be to stay where it is.
 
-    How its weights are quantised now is not known here, so the bytes are named; a step from f16 to q8_0, or from
-    q8_0 to q4_K, takes about half.
+    How its weights are quantised now is not known here, so the bytes are named; a step from f16 to q8_0, or
+    from q8_0 to q4_K, takes about half.
     """
     plan = choose(question)
     if isinstance(plan, Refusal):
