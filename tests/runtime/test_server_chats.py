@@ -88,6 +88,12 @@ def test_what_is_wrong_with_an_ask_is_said_and_disturbs_nobody(tmp_path: Path, l
             tokens = await gate.tokenize(TokenWish(text="Hello there"))
             assert b"".join(tokens.pieces) == b"Hello there"
             assert await gate.detokenize(DetokenWish(ids=tokens.ids)) == "Hello there"
+            with pytest.raises(ClientError) as too_long:
+                await gate.tokenize(TokenWish(text="ü" * 2_000_000))
+            assert too_long.value.code == "text_too_long"
+            longest = await gate.tokenize(TokenWish(text="\x07" * 200_000))
+            assert len(longest.ids) > 10_000
+            assert await gate.detokenize(DetokenWish(ids=longest.ids)) == "\x07" * 200_000
             assert shown(gate).tide == "cold", "nothing of this needs a card"
             with pytest.raises(ClientError, match="no ask"):
                 await anext(gate.hear("nothing"))

@@ -22,9 +22,15 @@ from tidegate.runtime.conversation import Declined, Gone, OnWord
 from tidegate.runtime.llm_registry import LlmEntry
 from tidegate.runtime.supervisor import Process
 from tidegate.wire import asks, llm_child, llm_front, messages
+from tidegate.wire.frames import FRAME_BYTES_MAX
 
 # Ten megabytes of prompt are laid out and counted in a few seconds; who is silent for longer hangs.
 SILENCE_MAX_S: Final = 30.0
+# A token and its bytes take ten bytes of an answer's frame at the worst, and each byte may be a token.
+TEXT_BYTES_MAX: Final = 1_000_000
+assert TEXT_BYTES_MAX * 10 <= FRAME_BYTES_MAX, "what is taken apart must fit one frame"
+# Tokens of an answer that fit a frame beside the ask; an answer that long is not begun again.
+HISTORY_COUNT_MAX: Final = 1_000_000
 HEARTBEAT_S: Final = 5.0
 
 
@@ -94,6 +100,9 @@ class Front:
         if chat.model in self.refused:
             message = f"{chat.model} cannot be used: {self.refused[chat.model]}."
             raise ClientError(message, code="bad_model")
+        if len(chat.history) > HISTORY_COUNT_MAX:
+            message = f"After {len(chat.history)} tokens the process that owned this conversation was lost."
+            raise ClientError(message, remedy="Ask for the rest.", code="conversation_lost")
         command = llm_front.Ask(
             serial=0, request=chat.id, model=chat.model, body=body, history=tuple(chat.history)
         )
@@ -124,6 +133,9 @@ class Front:
         self, model: str, text: str, *, adds_special: bool, parses_special: bool
     ) -> llm_front.Tokenized:
         """Take a text apart. Raises `Gone` and ClientError."""
+        if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES_MAX:
+            message = f"A text of more than {TEXT_BYTES_MAX} bytes is not taken apart at once."
+            raise ClientError(message, remedy="Send it in parts.", code="text_too_long")
         command = llm_front.Tokenize(
             serial=0, model=model, text=text, adds_special=adds_special, parses_special=parses_special
         )
@@ -134,6 +146,9 @@ class Front:
 
     async def detokenize(self, model: str, ids: tuple[int, ...]) -> str:
         """Put tokens together. Raises `Gone` and ClientError."""
+        if len(ids) > TEXT_BYTES_MAX:
+            message = f"More than {TEXT_BYTES_MAX} tokens are not put together at once."
+            raise ClientError(message, remedy="Send them in parts.", code="text_too_long")
         try:
             command = llm_front.Detokenize(serial=0, model=model, ids=ids)
             return (await self._talk.ask(command, llm_front.Detokenized)).text
