@@ -75,7 +75,7 @@ async def watch_events(
     kinds: Annotated[str, Query(max_length=200, description="Only these, with commas between.")] = "",
     last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=-1)] = None,
 ) -> StreamingResponse:
-    """Everything that happens: progress, preview, notice, vram, job, and lost.
+    """Everything that happens: progress, preview, notice, vram, job, level, chat, and lost.
 
     A browser that reconnects says `Last-Event-ID` by itself and gets what it missed; `lost` tells
     how much is beyond them.
