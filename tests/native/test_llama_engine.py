@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,33 @@ for schema in arguments["schemas"]:
     assert grammar["grammar"].count("root ::=") == 1
     assert broken["refused"]
     assert dangling["refused"]
+
+
+def test_the_stock_server_takes_the_virtual_card(tiny: Path, tmp_path: Path) -> None:
+    with VirtualCard.create_in(tmp_path, VirtualSpec(capacity_bytes=64 * MIB)) as card:
+        options = f"--device VCARD0 -ngl 99 --fit off -m {tiny} -c 512 -np 1 -t 1 --no-warmup"
+        command = [str(llama.program("llama-server")), *options.split(), "--host", str(tmp_path / "x.sock")]
+        environment = {
+            **os.environ,
+            "GGML_BACKEND_PATH": str(llama.card_plugin()),
+            "TIDEGATE_VCARD_LEDGER": str(card.path),
+        }
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as server:
+            assert server.stdout is not None
+            said = list(until(server.stdout, "listening"))
+            row = card.read().row_of(server.pid)
+            server.kill()
+    assert row is not None, "".join(said)
+    assert row.held_bytes() > tiny.stat().st_size // 2
+
+
+def until(lines: Iterable[str], word: str) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if word in line:
+            return
 
 
 def test_the_stock_server_knows_itself() -> None:
