@@ -9,30 +9,25 @@ before its records were committed together with the event.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from tidegate.core import effects as ef
 from tidegate.core.image.failure import Failure
 from tidegate.core.stage import Execution, Placement, Stage
-from tidegate.runtime import png
+from tidegate.runtime.assignment import Assignment, Spoilt
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.gallery import Gallery
-from tidegate.runtime.jobbook import Entry, Frame, JobBook
+from tidegate.runtime.jobbook import Frame, JobBook
 from tidegate.runtime.journal import records as rec
 from tidegate.runtime.journal.records import Checkpoint, Embedding, Record
+from tidegate.runtime.prints import printed
 from tidegate.runtime.registry import Entry as Model
 from tidegate.runtime.registry import Registry
-from tidegate.runtime.report import execution_data
 from tidegate.runtime.store import Store
 from tidegate.runtime.threads import Threads, on
-from tidegate.runtime.views import ImageView
 from tidegate.wire import artifacts, messages
 
 _ROLES: Final = {Stage.ENCODE: "embeddings", Stage.ENCODE_IMAGE: "init_latent", Stage.DENOISE: "latent"}
@@ -42,27 +37,6 @@ _NEEDS: Final = {
     Stage.DENOISE: (Stage.ENCODE, Stage.ENCODE_IMAGE),
     Stage.DECODE: (Stage.DENOISE,),
 }
-
-
-class Spoilt(Exception):
-    """The stage ran, but what it gave is no result."""
-
-    def __init__(self, failure: Failure, message: str) -> None:
-        super().__init__(message)
-        self.failure = failure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """One attempt at a stage: the command without its model, and whose it is."""
-
-    task: ef.RunStage
-    frame: Frame
-    entry: Entry
-    model: Model
-    command: messages.RunStage
-    embedding_key: str = ""
-    is_made: bool = False
 
 
 class Darkroom:
@@ -331,46 +305,15 @@ class Darkroom:
 
     def _print(self, assignment: Assignment, sha256: str, exchange: int) -> bool:
         """Write the PNG; whether the picture is blank. On the `pictures` thread."""
-        frame, request = assignment.frame, assignment.frame.request
-        pixels = os.pread(exchange, request.width * request.height * 3, 0)
-        if hashlib.sha256(pixels).hexdigest() != sha256:
-            raise Spoilt(Failure.ENGINE, "the pixels that arrived are not those that were sent")
-        facts = assignment.model.opened
-        named = msgspec.structs.replace(request, sampler=request.sampler or facts.default_sampler)
-        text = png.parameters(
-            named, model=assignment.model.name, is_from_image=bool(assignment.entry.ticket.init_sha256)
-        )
-        data = png.encode(pixels, width=request.width, height=request.height, text=text)
-        view = ImageView(
-            id=frame.name,
-            job=frame.job,
-            index=frame.index,
-            model=assignment.model.name,
-            seed=request.seed,
-            width=request.width,
-            height=request.height,
-            created_at_ms=self._clock.now_ms(),
-            size_bytes=len(data),
-            pixels_sha256=sha256,
-            parameters=text,
-            recipe=self._recipe(assignment),
+        view, data, is_blank = printed(
+            assignment,
+            exchange=exchange,
+            sha256=sha256,
+            at_ms=self._clock.now_ms(),
+            made_with={"engine_build": self.engine_build, "device": self._device},
         )
         self._trouble("images", self._gallery.add(view, data))
-        return pixels == pixels[:3] * (len(pixels) // 3)
-
-    def _recipe(self, assignment: Assignment) -> dict[str, object]:
-        model = assignment.model
-        stages = {stage.value: execution_data(how) for stage, how in assignment.frame.executions.items()}
-        return {
-            "model": dict(model.fingerprints),
-            "engine_build": self.engine_build,
-            "device": self._device,
-            "flash_attention": model.flash_attention,
-            "direct_convolution": model.direct_convolution,
-            "threads": model.threads,
-            "request": msgspec.to_builtins(assignment.frame.request),
-            "stages": stages,
-        }
+        return is_blank
 
 
 def _holds(path: Path, sha256: str) -> bool:

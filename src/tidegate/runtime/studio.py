@@ -22,9 +22,10 @@ from tidegate.core import events as ev
 from tidegate.core.image.failure import Failure
 from tidegate.core.stage import COMPONENT_OF, Component, Execution, Placement, Stage
 from tidegate.runtime import registry
+from tidegate.runtime.assignment import Assignment, Spoilt
 from tidegate.runtime.clock import Clock
 from tidegate.runtime.conversation import Declined, Gone
-from tidegate.runtime.darkroom import Assignment, Darkroom, Spoilt
+from tidegate.runtime.darkroom import Darkroom
 from tidegate.runtime.journal.records import Record
 from tidegate.runtime.supervisor import Process
 from tidegate.wire import messages
