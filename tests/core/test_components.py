@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.test_arbiter import WEIGHTS, Recorder, house, job
+from tests.core.test_arbiter import WEIGHTS, Recorder, chat, house, job
 from tests.sim.workload import Act
 
 from tidegate.core import effects as ef
@@ -116,6 +116,16 @@ def test_one_that_is_killed_whenever_it_begins_rests_in_the_end() -> None:
     assert worker.phase is WorkerPhase.RESTING
     seen.until(seen.world.now_ms + 60_000)
     assert worker.kills_count == 0, "a finished stage clears the record"
+
+
+def test_an_answer_clears_the_record_of_those_who_gave_it() -> None:
+    seen = Recorder(house(16 * GIB), chat(0, "a"))
+    workers = seen.world.arbiter.state.workers
+    for name in ("front", "llm/llm0"):
+        workers[name].kills_count = 3
+    seen.until(20_000)
+    assert [end.outcome for end in seen.effects if isinstance(end, ef.FinishChat)] == [ef.Outcome.DONE]
+    assert [workers[name].kills_count for name in ("front", "llm/llm0")] == [0, 0]
 
 
 def _running(seen: Recorder, stage: Stage) -> ef.RunStage:

@@ -126,6 +126,8 @@ def finished(state: State, event: ev.ChatFinished) -> None:
     if found is None or found[1].phase is not RequestPhase.RUNNING:
         return
     model, request = found
+    for worker in (state.workers[FRONT], worker_of(state, model)):
+        worker.kills_count = 0  # Of use again.
     if request.served_since_ms >= 0 and not request.is_cancelled:
         model.service_ms = (3 * model.service_ms + state.now_ms - request.served_since_ms) // 4
     end(state, model, request, outcome=ef.Outcome.CANCELLED if request.is_cancelled else ef.Outcome.DONE)
