@@ -8,7 +8,7 @@ from core.test_arbiter import Recorder, chat, house, job
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.house import CardDescriptor
-from tidegate.core.llm.level import Level
+from tidegate.core.llm.level import Level, Tide
 from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import Placement, Stage
 
@@ -80,6 +80,21 @@ def test_without_a_card_they_take_turns_as_well() -> None:
     )
     assert _first(seen, ef.FinishChat, request="a") < _first(seen, ef.RunStage, stage=Stage.DENOISE)
     assert _first(seen, ef.FinishJob, job="job0", outcome=ef.Outcome.DONE)
+
+
+def test_without_a_card_a_model_that_was_held_warm_goes_on() -> None:
+    built = replace(house(4 * GIB), cards=())
+    built = replace(built, language_models=tuple(replace(one, card="") for one in built.language_models))
+    seen = Recorder(built, chat(0, "a", length_ms=6_000))
+    while "a" not in [effect.request for effect in seen.effects if isinstance(effect, ef.ServeChat)]:
+        seen.world.step()
+    seen.world.deliver(ev.LevelWished(at_ms=seen.world.now_ms, model="llm0", level=Level.WARM))
+    while seen.tide is not Tide.WARM:
+        seen.world.step()
+    seen.world.deliver(ev.LevelWished(at_ms=seen.world.now_ms, model="llm0", level=None))
+    seen.until(60_000)
+    ended = [effect.outcome for effect in seen.effects if isinstance(effect, ef.FinishChat)]
+    assert ended == [ef.Outcome.DONE]
 
 
 def test_of_images_that_wait_a_loaded_model_goes_first_only_if_it_is_not_slower() -> None:

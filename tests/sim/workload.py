@@ -15,6 +15,7 @@ from tidegate.core.house import CardDescriptor, House, ImageModel, LanguageModel
 from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import Component
 
+LEVELS = ("hot", "warm", "partial", "cold")
 ACTS_MS = 12_000  # Everything that comes from outside comes within this time.
 
 
@@ -176,6 +177,16 @@ def _acts(chance: Chance, house: House, llms: list[str]) -> tuple[Act, ...]:
         amount_bytes = card.total_bytes // 16 * chance.number("guest size", 1, 12)
         data = (amount_bytes, chance.number("hold", 500, 9_000), chance.number("wait", 0, 2) * 4_000)
         acts.append(Act(at_ms, "guest", "guest0", data, card.name))
+    if llms and chance.happens("wish", 120):
+        model = llms[chance.number("wished model", 0, len(llms) - 1)]
+        at_ms = chance.number("wished at", 0, ACTS_MS // 2)
+        level = LEVELS[chance.number("wished level", 0, len(LEVELS) - 1)]
+        acts.append(Act(at_ms, "wish", model, (chance.number("wished layers", 1, 8),), level))
+        if chance.happens("wish is taken back", 500):
+            acts.append(Act(at_ms + chance.number("wished for", 100, 8_000), "wish", model, (0,)))
+    if llms and chance.happens("intent", 120):
+        model = llms[chance.number("intended model", 0, len(llms) - 1)]
+        acts.append(Act(chance.number("intent at", 0, ACTS_MS // 2), "intent", model))
     if chance.happens("killer", 200):
         acts.append(Act(chance.number("kills at", 500, ACTS_MS), "kill", "any"))
     if chance.happens("unload", 150):

@@ -26,6 +26,7 @@ from tidegate.core import events as ev
 from tidegate.core.arbiter import Arbiter
 from tidegate.core.house import RAM, Sight
 from tidegate.core.invariants import check
+from tidegate.core.llm.level import Level
 from tidegate.core.notice import NoticeKind
 from tidegate.core.quantity import MIB
 from tidegate.core.stage import relay
@@ -96,8 +97,11 @@ class World:
         check(self.arbiter.state)
 
     def calm(self) -> None:
-        """Faults are over: foreign processes leave, nobody hangs or dies any more by itself."""
+        """Faults are over: foreign processes leave, nobody hangs, dies or insists on anything any more."""
         self.faults = Faults()
+        for model in self.workload.llms:
+            if any(act.what == "wish" and act.who == model for act in self.workload.acts):
+                self._wish(model, "", layers_count=0)
         for name, pool in self.truth.pools.items():
             if pool.foreign:
                 pool.foreign = 0
@@ -147,12 +151,21 @@ class World:
             case "guest":
                 amount, hold_ms, wait_ms = act.data
                 self.guests.ask(act.who, act.text, amount_bytes=amount, hold_ms=hold_ms, wait_ms=wait_ms)
+            case "wish":
+                self._wish(act.who, act.text, layers_count=act.data[0])
+            case "intent":
+                self.deliver(ev.IntentHeard(at_ms=self.now_ms, model=act.who))
             case "kill":
                 self._kill_anybody()
             case "restart":
                 self._restart()
             case _:
                 raise AssertionError(f"nobody knows how to {act.what}")
+
+    def _wish(self, model: str, level: str, *, layers_count: int) -> None:
+        """Somebody wants a model held at a level, or ("") not any more."""
+        wanted = Level(level) if level else None
+        self.deliver(ev.LevelWished(at_ms=self.now_ms, model=model, level=wanted, layers_count=layers_count))
 
     def _foreign(self, pool: str, percent: int) -> None:
         truth = self.truth.pools[pool]

@@ -57,6 +57,8 @@ def _options(
     if model.tide is Tide.WARM:
         layers = model.layers_count
         execution = Execution(Placement.CARD, layers_count=0 if layers == footprint.layers_count else layers)
+        if not model.card:
+            execution = Execution(Placement.CPU)
         card_bytes = footprint.on_card(layers)[1]
         yield StageOption(
             execution,
