@@ -41,8 +41,8 @@ def test_requests_of_a_model_that_is_held_down_wait_until_it_is_given_back() -> 
     assert seen.tide is Tide.HOT
     for level, tide in ((Level.WARM, Tide.WARM), (Level.COLD, Tide.COLD)):
         wish(seen, level)
-        seen.until(seen.world.now_ms + 30_000)
-        assert seen.tide is tide
+        while seen.tide is not tide:  # No longer: with nothing to do, time goes on in large steps.
+            assert seen.world.step()
         assert not outcomes(seen)
     wish(seen, None)
     seen.until(seen.world.now_ms + 200_000)

@@ -241,7 +241,10 @@ def _worker_ready(state: State, worker: Worker) -> None:
         case WorkerKind.PREDICTOR:
             prediction.predictor_ready(state)
         case WorkerKind.FRONT:
-            pass  # Models are served when scheduling looks at them.
+            # Models are served when scheduling looks at them; whoever asks first shall not wait for figures.
+            for name in state.models:
+                if name not in state.catalog.llms:
+                    prediction.want_llm(state, name)
         case _:
             assert_never(worker.kind)
 
