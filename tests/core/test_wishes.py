@@ -33,7 +33,7 @@ def test_a_model_rises_because_it_is_wished_and_stays() -> None:
     assert seen.tide is Tide.HOT
     seen.until(4_000_000)
     assert seen.tide is Tide.HOT, "it is not released for being idle"
-    assert NoticeKind.HELD in seen.notices()
+    assert NoticeKind.WISHED in seen.notices()
 
 
 def test_requests_of_a_model_that_is_held_down_wait_until_it_is_given_back() -> None:

@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from tidegate.core.image.failure import Attempt
+from tidegate.core.llm.level import HELD_DOWN
 from tidegate.core.planner.plan import Plan
 from tidegate.core.quantity import size_text, time_text
 from tidegate.core.stage import DecodeMode, Errand, Execution, Placement, Stage
@@ -32,7 +33,8 @@ class NoticeKind(enum.StrEnum):
     QUARANTINED = "quarantined"
     BOUND = "bound"
     ESCALATED = "escalated"
-    HELD = "held"
+    HELD = "held"  # Down, so that requests wait.
+    WISHED = "wished"  # Up, or where the planner brings it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +196,7 @@ def held(model: str, *, level: str) -> Notice:
     """Word that somebody wants a language model at a level, or not any more ("")."""
     text = f"{model} is held at {level.upper()}, as somebody asked."
     return Notice(
-        kind=NoticeKind.HELD,
+        kind=NoticeKind.HELD if level in HELD_DOWN else NoticeKind.WISHED,
         subject=model,
         text=text if level else f"{model} is not held at a level any more; the planner decides.",
         reason="somebody asked",

@@ -19,7 +19,7 @@ from typing import Final, assert_never
 
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
-from tidegate.core.faults import ClientError
+from tidegate.core.faults import CapacityError, ClientError
 from tidegate.core.image.failure import Failure
 from tidegate.core.llm.level import Level
 from tidegate.core.notice import Notice, NoticeKind
@@ -75,6 +75,7 @@ class Parlour:
         self._front: Front | None = None
         self._watch: asyncio.Task[None] | None = None
         self._front_changed = asyncio.Event()
+        self._is_closed = False
         self._keepers: dict[str, Tidekeeper] = {}
         self._reasons: dict[str, str] = {}  # Why a model's requests wait, by model.
         self.models = models
@@ -88,6 +89,7 @@ class Parlour:
 
     def close(self) -> None:
         """The server ends: nobody waits any more."""
+        self._is_closed = True
         self.chats.close()
         self._front_changed.set()
         if self._watch is not None:
@@ -99,9 +101,11 @@ class Parlour:
         return self._front if self._front is not None and self._front.is_open else None
 
     async def front_up(self) -> Front:
-        """The front, as soon as there is one."""
+        """The front, as soon as there is one. Raises CapacityError when the server ends."""
         while self.front is None:
             await self._front_changed.wait()
+            if self._is_closed:
+                raise CapacityError("The server is ending.", code="server_ending", retry_after_ms=5_000)
         assert self.front is not None, "the loop has just seen it"
         return self.front
 
@@ -304,6 +308,8 @@ class Parlour:
     def told(self, notice: Notice) -> None:
         """A notice was shown: whoever waits because of it is told the same."""
         model = notice.subject.removeprefix("kv:").removeprefix("weights:")
+        if notice.kind is NoticeKind.WISHED:
+            self._reasons.pop(model, None)  # It is not held down any more.
         if model not in self.models.entries or notice.kind not in (NoticeKind.OFFLOADED, NoticeKind.HELD):
             return
         self._reasons[model] = notice.text
