@@ -62,6 +62,7 @@ def shown(url: str, text: str = "What is this?") -> list[Any]:
 
 def test_language_models_are_listed_beside_the_others(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == {"tiny", "hermes", "llama3"}
+    assert client.models.retrieve("gpt-4o-mini").id == "hermes"
 
 
 def test_a_chat_is_answered_and_streamed_alike(client: openai.OpenAI) -> None:

@@ -89,7 +89,8 @@ class Caller:
         with self._reached(), self._client.stream("POST", path, json=body) as answer:
             if not answer.is_success:
                 answer.read()
-                raise fault_of(answer)
+                # OpenAI's envelope has the remedy in the message.
+                raise fault_of(answer, has_remedy=False)
             yield from (line for line in answer.iter_lines() if line)
 
     def _asked(self, method: str, path: str, **how: Any) -> Any:  # Any: passed on to the client as it is
@@ -132,13 +133,13 @@ def key_of_settings() -> str:
         return os.environ.get(KEY_VARIABLE, "")
 
 
-def fault_of(answer: httpx2.Response) -> Fault:
+def fault_of(answer: httpx2.Response, *, has_remedy: bool = True) -> Fault:
     """The fault that the server told, as if it had been raised here."""
     try:
         told = answer.json()["error"]
-        # OpenAI's envelope has the remedy in the message.
-        message, remedy, code = str(told["message"]), str(told.get("remedy", "")), str(told["code"])
-    except (ValueError, KeyError, TypeError, AttributeError):  # something else answers on this port
+        remedy = str(told["remedy"]) if has_remedy else ""
+        message, code = str(told["message"]), str(told["code"])
+    except (ValueError, KeyError, TypeError):  # something else answers on this port
         return ClientError(
             f"{answer.url} does not answer like tidegate (status {answer.status_code}).",
             remedy="Is another program on this port? Name the server with --server.",

@@ -56,6 +56,7 @@ class LlmExhibits:
             files={role: path.name for role, path in entry.files.items()},
             weights_bytes={},
             fingerprints=dict(entry.fingerprints),
+            aliases=entry.aliases,
             language=self._language(entry),
             refused=front.refused.get(entry.name, "") if front else "",
         )

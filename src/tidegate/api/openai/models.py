@@ -41,12 +41,16 @@ async def list_models(gate: GateHere) -> ModelList:
 
 @router.get("/v1/models/{model}", responses=documented(404))
 async def get_model(model: Annotated[str, Path(max_length=200)], gate: GateHere) -> ModelOut:
-    """One model."""
-    names = [view.name for view in gate.models() if not view.refused]
-    if model not in names:
-        raise ClientError(
-            f"There is no model {model!r}.",
-            remedy=f"There are {', '.join(names)}." if names else "None is configured.",
-            code="unknown_model",
-        )
-    return ModelOut(id=model)
+    """One model, by its name or another one that it was given."""
+    names = []
+    for view in gate.models():
+        if view.refused:
+            continue
+        if model in (view.name, *view.aliases):
+            return ModelOut(id=view.name)
+        names.append(view.name)
+    raise ClientError(
+        f"There is no model {model!r}.",
+        remedy=f"There are {', '.join(names)}." if names else "None is configured.",
+        code="unknown_model",
+    )
