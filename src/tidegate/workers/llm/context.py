@@ -176,18 +176,22 @@ class Context:
 
 
 class _Batch:
-    """The arrays of one llama_batch, filled through NumPy: one assignment for each, however many rows."""
+    """The arrays of one llama_batch, filled with one assignment each, however many rows there are.
+
+    Not through NumPy: beside weights that push everything out of the caches its code is cold at every token.
+    """
 
     def __init__(self, api: Any, rows_max: int) -> None:
         self._api = api
         self.batch = api.llama_batch_init(rows_max, 0, 1)
-        self._tokens = np.ctypeslib.as_array(self.batch.token, (rows_max,))
-        self._positions = np.ctypeslib.as_array(self.batch.pos, (rows_max,))
-        self._outputs = np.ctypeslib.as_array(self.batch.logits, (rows_max,))
-        np.ctypeslib.as_array(self.batch.n_seq_id, (rows_max,))[:] = 1
+        words, letters = ctypes.c_int32 * rows_max, ctypes.c_int8 * rows_max
+        self._tokens = words.from_address(ctypes.addressof(self.batch.token.contents))
+        self._positions = words.from_address(ctypes.addressof(self.batch.pos.contents))
+        self._outputs = letters.from_address(ctypes.addressof(self.batch.logits.contents))
+        words.from_address(ctypes.addressof(self.batch.n_seq_id.contents))[:] = [1] * rows_max
         # llama.cpp allocates one small array for each row; ours lie side by side and replace them.
-        self._sequences = np.zeros(rows_max, dtype=np.int32)
-        base = self._sequences.ctypes.data
+        self._sequences = words()
+        base = ctypes.addressof(self._sequences)
         self._own = [ctypes.addressof(self.batch.seq_id[n].contents) for n in range(rows_max)]
         self._point(base + 4 * n for n in range(rows_max))
 
@@ -199,15 +203,14 @@ class _Batch:
     def fill(self, rows: Sequence[Row]) -> None:
         count = len(rows)
         tokens, positions, sequences, outputs = zip(*rows, strict=True)
-        self._tokens[:count] = tokens
-        self._positions[:count] = positions
-        self._sequences[:count] = sequences
-        self._outputs[:count] = outputs
+        self._tokens[:count] = list(tokens)
+        self._positions[:count] = list(positions)
+        self._sequences[:count] = list(sequences)
+        self._outputs[:count] = list(outputs)
         self.batch.n_tokens = count
 
     def free(self) -> None:
         self._point(self._own)
-        del self._tokens, self._positions, self._outputs
         self._api.llama_batch_free(self.batch)
 
 

@@ -92,13 +92,20 @@ class Loop:
     def turn(self) -> None:
         """One turn."""
         self._turn += 1
-        self._admit()
-        prefilling = [(slot, stream) for slot, stream in self.streams() if stream.todo]
-        generating = [
-            (slot, stream)
-            for slot, stream in self.streams()
-            if not stream.todo and self._has_room(slot, stream)
-        ]
+        if self.waiting:
+            self._admit()
+        prefilling: list[tuple[Slot, Stream]] = []
+        generating: list[tuple[Slot, Stream]] = []
+        texts: list[tuple[Slot, Text]] = []
+        for slot in self.slots:
+            user = slot.user
+            if isinstance(user, Stream):
+                if user.todo:
+                    prefilling.append((slot, user))
+                elif self._has_room(slot, user):
+                    generating.append((slot, user))
+            elif user is not None:
+                texts.append((slot, user))
         if self._order.evaluation is Evaluation.THROUGHPUT:
             self._compute_together(prefilling, generating)
         else:
@@ -106,10 +113,8 @@ class Loop:
                 slot, stream = min(prefilling, key=lambda pair: pair[1].number)
                 self._compute_steps([(slot, stream, stream.todo[0])], [])
             self._compute_in_rows(generating)
-        for slot in self.slots:
-            if isinstance(slot.user, Text):
-                self._embed(slot, slot.user)
-                break
+        if texts:
+            self._embed(*texts[0])
 
     def _compute_together(
         self, prefilling: list[tuple[Slot, Stream]], generating: list[tuple[Slot, Stream]]
