@@ -158,8 +158,19 @@ class Catalog:
     def options_of(self, size: SizeKey, work: Work) -> tuple[StageOption, ...] | None:
         """The priced options of a stage, or None while they are unknown."""
         known = self.options.get(size)
-        if known is None:
+        return None if known is None else self._priced(size, known, work=work)
+
+    def least_ms(self, size: SizeKey, work: Work) -> int | None:
+        """Milliseconds of the preferred option of a stage, which is the fastest; None while it is unknown."""
+        known = self.options.get(size)
+        if not known:
             return None
+        best = self._priced(size, known[:1], work=work)[0]
+        return best.load_ms + best.run_ms
+
+    def _priced(
+        self, size: SizeKey, known: tuple[tuple[Execution, Footprint], ...], *, work: Work
+    ) -> tuple[StageOption, ...]:
         steps = _steps_of(size.stage, work)
         rates: dict[Placement, tuple[int, int]] = {}
         priced = []

@@ -53,5 +53,4 @@ def stage_left_ms(state: State, job: Job) -> int | None:
 
 
 def _stage_ms(state: State, job: Job, stage: Stage) -> int | None:
-    options = state.catalog.options_of(job.size(stage), job.work)
-    return min(option.load_ms + option.run_ms for option in options) if options else None
+    return state.catalog.least_ms(job.size(stage), job.work)

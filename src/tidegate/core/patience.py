@@ -32,19 +32,15 @@ Answer = tuple[Plan | Refusal, StageQuestion]
 
 def answer_for(state: State, job: Job, worker: Worker, *, candidates_max: int) -> Answer | None:
     """Plan a stage, or None when it should wait a little; its footprints are known."""
-    eager = _ask(state, job, worker, taking=Taking.ALLOWED, candidates_max=candidates_max)
     others = [model for model in state.models.values() if model.card == worker.card and _is_active(model)]
-    if not others:
-        return eager
     waits = answers_until_ms(state, job) > state.now_ms
     if waits and any(is_worth_quiet(state, model, job) for model in others):
         return None
+    taking = Taking.IDLE if waits and others else Taking.ALLOWED
+    chosen = _ask(state, job, worker, taking=taking, candidates_max=candidates_max)
+    if not others or not (waits or any(_is_temporary(state, model) for model in others)):
+        return chosen
     later = _ask(state, job, worker, taking=Taking.LATER, candidates_max=candidates_max)
-    chosen = eager
-    if waits:
-        chosen = _ask(state, job, worker, taking=Taking.IDLE, candidates_max=candidates_max)
-    elif not any(_is_temporary(state, model) for model in others):
-        return eager
     if not isinstance(later[0], Plan):
         return chosen
     if isinstance(chosen[0], Plan):

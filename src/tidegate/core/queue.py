@@ -14,7 +14,6 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tidegate.core.eta import left_ms
 from tidegate.core.guest import GuestPhase
 from tidegate.core.image.job import Job
 from tidegate.core.lease import LeasePhase
@@ -22,6 +21,7 @@ from tidegate.core.llm.level import HELD_DOWN, Tide
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.request import WAITING
 from tidegate.core.llm.urgency import goes_first
+from tidegate.core.stage import Component
 from tidegate.core.state import State
 from tidegate.core.worker import WorkerKind
 
@@ -85,18 +85,26 @@ def _job_demands(state: State) -> Iterator[Demand]:
 
 def _is_short(state: State, job: Job) -> bool:
     """Whether it takes hardly longer than the one that is first by due time: then batching costs nobody."""
-    own_ms, first_ms = left_ms(state, job), left_ms(state, state.jobs[state.queue[0]])
-    return own_ms is None or first_ms is None or own_ms * 4 <= first_ms * 5
+    return _amount(state, job) * 4 <= _amount(state, state.jobs[state.queue[0]]) * 5
+
+
+def _amount(state: State, job: Job) -> int:
+    """How much there is to sample: enough to compare two jobs, and no pricing for every event."""
+    weights = state.house.image_model(job.model).weights_bytes.get(Component.DIFFUSION, 1)
+    return max(1, weights) * job.latent_height * job.latent_width * job.steps_count
 
 
 def _model_demands(state: State) -> Iterator[Demand]:
+    next_ms: dict[str, int | None] = {}  # What the next image takes, by card; asked for once.
     for model in state.models.values():
         if model.tide not in (Tide.COLD, Tide.WARM) or model.wish in HELD_DOWN:
             continue
         since_ms = oldest_waiting_ms(model)
         if since_ms is None:
             continue
-        overdue = state.now_ms - since_ms >= state.policy.chat_wait_max_ms or goes_first(state, model)
+        overdue = state.now_ms - since_ms >= state.policy.chat_wait_max_ms or goes_first(
+            state, model, next_ms
+        )
         priority = max(request.priority for request in model.requests.values())
         yield Demand(
             not overdue, since_ms - priority * state.policy.ageing_ms, DemandKind.RISE, model.name, since_ms

@@ -21,15 +21,24 @@ from tidegate.core.state import State
 RESTART_MS = 150
 
 
-def goes_first(state: State, model: Model) -> bool:
-    """Whether its waiting requests go before the next image on its card."""
+def goes_first(state: State, model: Model, known_ms: dict[str, int | None]) -> bool:
+    """Whether its waiting requests go before the next image on its card; `known_ms` keeps by card what that
+    takes.
+    """
     job = _next_job(state, model.card)
-    return job is not None and pays(state, model, job)
+    if job is None:
+        return False
+    if model.card not in known_ms:
+        known_ms[model.card] = left_ms(state, job)
+    return _pays(state, model, job, known_ms[model.card])
 
 
 def pays(state: State, model: Model, job: Job) -> bool:
     """Whether letting the model pass now saves more delay than it costs."""
-    image_ms = left_ms(state, job)
+    return _pays(state, model, job, left_ms(state, job))
+
+
+def _pays(state: State, model: Model, job: Job, image_ms: int | None) -> bool:
     if image_ms is None:
         return False
     waiting_count = sum(request.phase in WAITING for request in model.requests.values())
