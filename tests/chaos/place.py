@@ -25,7 +25,7 @@ from tidegate.runtime.cards.virtual import VirtualCard
 
 MAIN = "import sys; from tidegate.cli.main import main; sys.exit(main())"
 IMAGE_WORKER = "tidegate.workers.image"
-# A machine with twenty busy processes for each core was seen to take three minutes.
+# A machine with ten busy processes for each core was seen to take three minutes.
 START_MAX_S = 600
 END_MAX_S = 180
 ANSWER_MAX_S = 180

@@ -66,6 +66,10 @@ class Caller:
         """The answer to a command."""
         return self._asked("POST", path, json=body)
 
+    def delete(self, path: str) -> None:
+        """Give something back, or have it removed."""
+        self._answered("DELETE", path)
+
     def data(self, path: str) -> bytes:
         """A file."""
         return self._answered("GET", path).content

@@ -1,8 +1,8 @@
 """`tidegate demo`: a server on a virtual card, four images, two kills and a guest, told as it happens.
 
 Owns the scenes and their narration. Nothing in them is staged but the size of the card, the two kills and
-the program that fills the card: server, engine, plans, recovery and pictures are those of `tidegate serve`,
-spoken to over HTTP. The server's process is `demo_server`.
+the guests: server, engine, plans, recovery and pictures are those of `tidegate serve`, spoken to over HTTP.
+The server's process is `demo_server`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ SIDE, LARGE_SIDE, LARGE_STEPS = 128, 192, 2
 LEFT_BYTES: Final = 24 * MIB
 GUEST_BYTES: Final = 1 * GIB
 KILL_AFTER_STEP: Final = 2
-SEEN_MAX_S: Final = 10
 ENDED: Final = ("done", "failed", "cancelled")
 INTRODUCTION: Final = (
     f"A server starts on a virtual card of {size_text(CARD_BYTES)}: its memory is counted to the byte and "
@@ -84,6 +83,17 @@ class Demo:
         """Ask for an image; the job's id."""
         wish = {"prompt": PROMPT, "width": side, "height": side, "steps": steps, "seed": 7}
         return str(self.caller.post("/api/jobs", wish)["id"])
+
+    def negotiate(self, amount_bytes: int) -> str:
+        """Ask for card memory as a guest and wait until it is there; the lease."""
+        began = time.monotonic()
+        wish = {"bytes": amount_bytes, "purpose": "a game", "wait_ms": 60_000, "hold_ms": 300_000}
+        lease = self.caller.post("/internal/negotiate_vram", wish)
+        while lease["state"] == "waiting":
+            lease = self.caller.get(f"/internal/leases/{lease['lease']}", wait_ms=10_000)
+        took_ms = round((time.monotonic() - began) * 1000)
+        self.happened(f"{size_text(amount_bytes)} {lease['state']} after {time_text(took_ms)}")
+        return str(lease["lease"])
 
     def watch(self, job: str, strike: Strike = lambda _kind, _data: False) -> None:
         """Tell what happens to a job until it has ended or `strike` says so."""
@@ -161,15 +171,15 @@ def _fits(played: Demo) -> str:
 def _is_tiled(played: Demo) -> None:
     played.act(
         "2. An image that must be tiled",
-        f"A game starts and takes all of the card but {size_text(LEFT_BYTES)}, less than the weights alone; "
-        "and the image has twice the pixels. Elsewhere this is where one reads 'out of memory'.",
+        f"A game asks for all of the card but {size_text(LEFT_BYTES)}, less than the weights alone, and gets "
+        "it: what was idle there goes. Then an image of twice the pixels is wanted. Elsewhere this is where "
+        "one reads 'out of memory'.",
     )
-    played.server.fill_card(LEFT_BYTES)
-    _see_foreign(played)
+    lease = played.negotiate(CARD_BYTES - LEFT_BYTES)
     job = played.ask(LARGE_SIDE, LARGE_STEPS)
     played.watch(job)
     played.picture(job, 2)
-    played.server.fill_card(CARD_BYTES)
+    played.caller.delete(f"/internal/leases/{lease}")
     played.happened("the game ends")
 
 
@@ -227,28 +237,13 @@ def _has_a_guest(played: Demo) -> None:
         "5. A guest",
         f"Another program asks for {size_text(GUEST_BYTES)} of the card, as any program can.",
     )
-    began = time.monotonic()
-    wish = {"bytes": GUEST_BYTES, "purpose": "a game", "wait_ms": 10_000}
-    lease = played.caller.post("/internal/negotiate_vram", wish)
-    if lease["state"] == "waiting":
-        lease = played.caller.get(f"/internal/leases/{lease['lease']}", wait_ms=10_000)
-    took_ms = round((time.monotonic() - began) * 1000)
-    played.happened(f"{lease['state']} after {time_text(took_ms)}; the card now:")
+    played.negotiate(GUEST_BYTES)
+    played.say("The card now:")
     for pool in played.caller.get("/api/vram")["pools"]:
         if pool["name"] != "ram":
             for tenant in pool["tenants"]:
                 played.say(f"          {tenant['name']}: {size_text(tenant['predicted_bytes'])}")
     _tell_peak(played)
-
-
-def _see_foreign(played: Demo) -> None:
-    """Wait until the server has seen who came."""
-    ends = time.monotonic() + SEEN_MAX_S
-    while time.monotonic() < ends:
-        pools = played.caller.get("/api/vram")["pools"]
-        if any(pool["name"] != "ram" and pool["foreign_bytes"] for pool in pools):
-            return
-        time.sleep(0.05)
 
 
 def _tell_peak(played: Demo) -> None:

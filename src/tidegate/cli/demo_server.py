@@ -102,16 +102,8 @@ class DemoServer:
 
     def card(self) -> CardReading:
         """The card as its ledger has it."""
-        with self._ledger() as card:
+        with closing(VirtualCard(self._state / "card-3GiB.vcard")) as card:
             return card.read().cards[0]
-
-    def fill_card(self, free_bytes: int) -> None:
-        """Let somebody else hold all of the card but so many bytes; all of them give everything back."""
-        with self._ledger() as card:
-            card.set_foreign(CARD_BYTES - free_bytes)
-
-    def _ledger(self) -> closing[VirtualCard]:
-        return closing(VirtualCard(self._state / "card-3GiB.vcard"))
 
 
 def kill_image_worker(caller: Caller) -> int:
