@@ -102,7 +102,7 @@ def round_trips() -> list[Figure]:
 async def echoing(state: Path, model: Path):  # type: ignore[no-untyped-def]  # what `serving` gives
     """A server whose workers are echoes."""
     before = supervisor._spawned
-    supervisor._spawned = lambda _kind: children.Child.spawn("echo_worker")  # type: ignore[assignment]
+    supervisor._spawned = lambda _kind: children.Child.spawn("echo_worker")  # type: ignore[assignment]  # a real worker of another kind
     try:
         async with serving(settings_for(state, model)) as gate:
             yield gate
@@ -219,10 +219,12 @@ class Watch:
             watch.cpu_ms = max(watch.cpu_ms, (time.thread_time() - cpu) * 1_000)
             watch.wall_ms = max(watch.wall_ms, (time.perf_counter() - wall) * 1_000)
 
+        # The one place through which everything on a loop runs.
         asyncio.events.Handle._run = timed  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
+        # As it was before we looked.
         asyncio.events.Handle._run = self._run  # type: ignore[method-assign]
 
 

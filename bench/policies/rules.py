@@ -35,7 +35,7 @@ class Exclusive:
         """All others."""
         return rival.present(wanted)
 
-    def before_image(self, rival: Rival, wanted: Tenant) -> list[Tenant]:  # noqa: ARG002 - others ask
+    def before_image(self, rival: Rival, wanted: Tenant) -> list[Tenant]:  # noqa: ARG002 - the other rules ask for it
         """Nobody else is there."""
         return []
 
@@ -51,7 +51,7 @@ class LeastRecent:
         others = rival.present(wanted)
         return others[: max(0, len(others) + 1 - self.loaded_max)]
 
-    def before_image(self, rival: Rival, wanted: Tenant) -> list[Tenant]:  # noqa: ARG002 - others ask
+    def before_image(self, rival: Rival, wanted: Tenant) -> list[Tenant]:  # noqa: ARG002 - the other rules ask for it
         """Nobody: it is loaded."""
         return []
 
@@ -69,6 +69,6 @@ class Greedy:
             gone.append(stay.pop())
         return gone
 
-    def before_image(self, rival: Rival, wanted: Tenant) -> list[Tenant]:  # noqa: ARG002 - others ask
+    def before_image(self, rival: Rival, wanted: Tenant) -> list[Tenant]:  # noqa: ARG002 - the other rules ask for it
         """Nobody: it was counted when it was loaded."""
         return []

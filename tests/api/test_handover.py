@@ -59,6 +59,7 @@ def test_the_server_makes_the_picture_that_a_run_alone_makes(
     at_home: Running, sd1_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handed = made([*IMAGE, "-o", str(tmp_path / "handed.png")], capsys)
+    # The report is whatever JSON held.
     (job,) = handed["server"]["jobs"]  # type: ignore[index]
     assert handed["server"] == {"url": at_home.url, "pid": at_home.pid, "jobs": [job]}
     assert at_home.ended(job)["phase"] == "done"
@@ -86,8 +87,10 @@ def test_a_batch_from_a_picture_is_handed_over(
         str(tmp_path / "x.png"),
     ]
     report = made([*IMAGE, *options], capsys)
+    # The report is whatever JSON held.
     assert [image["seed"] for image in report["images"]] == [7, 8]  # type: ignore[attr-defined,index]
     assert (tmp_path / "x-1.png").is_file() and (tmp_path / "x-2.png").is_file()
+    # The report is whatever JSON held.
     assert report["server"]["pid"] == at_home.pid  # type: ignore[index]
 
 

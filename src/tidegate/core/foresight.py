@@ -29,7 +29,7 @@ from tidegate.core.notice import awaited, prewarmed, released_idle, relieved, un
 from tidegate.core.patience import answers_until_ms, quantum_until_ms, turn_ends_ms
 from tidegate.core.planner.choose import choose, yield_ordered
 from tidegate.core.planner.plan import Plan
-from tidegate.core.planner.question import Concession
+from tidegate.core.planner.question import Concession, StageQuestion
 from tidegate.core.pool import Pool
 from tidegate.core.prediction import ensure_predictor, want_llm
 from tidegate.core.stage import Component
@@ -90,15 +90,7 @@ def _negotiate_next(state: State, job: Job, run: Run, *, worker: Worker) -> None
     )
     if question is None or question.card is None:
         return
-    # What this stage holds will be free by then: its compute buffers go, its component is finished.
-    own = [lease for lease in state.ledger.of(worker.name) if lease.part in (run.part, staging.COMPUTE)]
-    own_card = sum(lease.card_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
-    own_ram = sum(lease.ram_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
-    question = replace(
-        question,
-        card=replace(question.card, free_bytes=question.card.free_bytes + own_card),
-        ram=replace(question.ram, free_bytes=question.ram.free_bytes + own_ram),
-    )
+    question, own_card = _once_finished(state, run, question, worker=worker)
     plan = choose(question)
     if not isinstance(plan, Plan):
         return
@@ -133,6 +125,24 @@ def _negotiate_next(state: State, job: Job, run: Run, *, worker: Worker) -> None
             look_ahead=True,
         ),
     )
+
+
+def _once_finished(
+    state: State, run: Run, question: StageQuestion, *, worker: Worker
+) -> tuple[StageQuestion, int]:
+    """The question as it will stand when this stage has ended, and the card bytes that are free by then: its
+    compute buffers go, its component is finished.
+    """
+    assert question.card is not None, "only a stage on a card is negotiated ahead"
+    own = [lease for lease in state.ledger.of(worker.name) if lease.part in (run.part, staging.COMPUTE)]
+    own_card = sum(lease.card_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
+    own_ram = sum(lease.ram_bytes for lease in own if lease.phase is not LeasePhase.RESERVED)
+    then = replace(
+        question,
+        card=replace(question.card, free_bytes=question.card.free_bytes + own_card),
+        ram=replace(question.ram, free_bytes=question.ram.free_bytes + own_ram),
+    )
+    return then, own_card
 
 
 # --- while nobody waits ---

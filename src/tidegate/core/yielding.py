@@ -191,11 +191,7 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
     idle_ms = 0 if busy else state.now_ms - model.used_ms
     needed = 1000 if busy else model.rhythm.needed_permille(state.now_ms, within_ms=SOON_MS)
     after = ""
-    descriptor = state.ledger.pools[taker.card].descriptor if taker.card else None
-    may_ebb = descriptor is not None and descriptor.sight is not Sight.OWN_LEDGER and not descriptor.unified
-    # Without RAM to save its state in, a model can only go altogether; its histories are evaluated again.
-    may_ebb = may_ebb and state.ledger.room("", card_bytes=0, ram_bytes=_saved_bytes(state, model))
-    if model.tide in SERVING and kv_bytes and may_ebb:
+    if model.tide in SERVING and kv_bytes and _may_ebb(state, model, taker):
         after = f"kv:{model.name}"
         yield Concession(
             tenant=after,
@@ -222,6 +218,15 @@ def _from_model(state: State, model: Model, taker: Taker) -> Iterator[Concession
             idle_ms=idle_ms,
             after=after,
         )
+
+
+def _may_ebb(state: State, model: Model, taker: Taker) -> bool:
+    """Whether it can give up its KV cache alone: what it freed is seen, and its state has a place to go."""
+    descriptor = state.ledger.pools[taker.card].descriptor if taker.card else None
+    if descriptor is None or descriptor.sight is Sight.OWN_LEDGER or descriptor.unified:
+        return False
+    # Without RAM to save its state in, a model can only go altogether; its histories are evaluated again.
+    return state.ledger.room("", card_bytes=0, ram_bytes=_saved_bytes(state, model))
 
 
 def _from_moving_model(state: State, model: Model, taker: Taker) -> Iterator[Concession]:
