@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from typing import Any  # Any: answers are JSON of any shape
 
 import pytest
 from PIL import Image
@@ -76,23 +77,26 @@ def test_without_a_language_model_nothing_can_be_enhanced(server: Running) -> No
 
 @pytest.mark.parametrize("style", ["booru", "natural"])
 def test_pictures_are_tagged(llm_server: Running, style: str) -> None:
-    made = llm_server.client.post(
-        "/v1/images/generations", json={"prompt": "a", "steps": 1, "seed": 3}
-    ).json()
-    image = made["data"][0]["image"]
-    wish = {
-        "images": [picture(), f"data:image/png;base64,{picture('blue')}"],
-        "gallery": [image],
-        "tags_max": 5,
-    }
-    answer = llm_server.client.post("/api/tag", json={**wish, "style": style, "seed": 1})
-    results = answer.json()["results"]
-    assert [one["image"] for one in results] == ["", "", image]
+    wish = {"images": [picture(), f"data:image/png;base64,{picture('blue')}"], "tags_max": 5, "seed": 1}
+    results = llm_server.client.post("/api/tag", json={**wish, "style": style}).json()["results"]
+    assert [one["image"] for one in results] == ["", ""]
     for one in results:
-        assert one["rating"] in set(Rating) and one["caption"] and not one["is_cut"]
-        assert 1 <= len(one["tags"]) <= 5
-        assert all(tag == tag.lower() for tag in one["tags"])
+        check_tagged(one)
         assert style == "natural" or not any(" " in tag for tag in one["tags"])
+
+
+def test_an_image_of_the_gallery_is_tagged(llm_server: Running) -> None:
+    wish = {"prompt": "a", "steps": 1, "seed": 3}
+    image = llm_server.client.post("/v1/images/generations", json=wish).json()["data"][0]["image"]
+    answer = llm_server.client.post("/api/tag", json={"gallery": [image], "tags_max": 5}).json()
+    assert [one["image"] for one in answer["results"]] == [image] and answer["language_model"] == "hermes"
+    check_tagged(answer["results"][0])
+
+
+def check_tagged(one: dict[str, Any]) -> None:
+    assert one["rating"] in set(Rating) and one["caption"] and not one["is_cut"]
+    assert 1 <= len(one["tags"]) <= 5
+    assert all(tag == tag.lower() for tag in one["tags"])
 
 
 def test_what_cannot_be_tagged_is_refused(llm_server: Running) -> None:
