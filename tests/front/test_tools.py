@@ -74,6 +74,7 @@ LLAMA = [
     ('{"name": "Ann", "age": 3}', '{"name": "Ann", "age": 3}', []),
     ('{"answer": 42}', '{"answer": 42}', []),
     ("{x} is a set", "{x} is a set", []),
+    ("\n {x}", "\n {x}", []),
     ('I call {"name": "time", "parameters": {}}', 'I call {"name": "time", "parameters": {}}', []),
     ('{"name": "ti', '{"name": "ti', []),
 ]  # fmt: skip

@@ -225,7 +225,7 @@ class Listener:
             self._pending, self._state = bare[len(opening) :], self._in_head
             return True
         if bare.startswith("{"):
-            self._pending, self._state = bare, self._in_head
+            self._state = self._in_head
             return True
         if not bare or opening.startswith(bare):
             return False
