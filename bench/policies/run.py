@@ -4,7 +4,7 @@ Each run is a pure function of (workload, card, seed, policy). Results are kept 
 run that was interrupted goes on where it stopped; they are dropped when the figures or the code they depend
 on have changed. Writes `policies.md` beside it.
 
-    python bench/policies/run.py [--seeds 200] [--small 100] [--minutes 60] [--results FILE]
+    python bench/policies/run.py [--seeds 200] [--small 100] [--minutes 10] [--results FILE]
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=wording)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--small", type=int, default=100, help="instances for the exact search")
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--results", type=Path, default=KEPT)
     parser.add_argument("--only", default="", help="run only policies whose name begins so")
     parser.add_argument("--page", type=Path, default=HERE / "policies.md")
