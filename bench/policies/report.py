@@ -45,9 +45,9 @@ INTRODUCTION = """\
 The same requests under every policy, in a simulated world with the figures of `costs.toml`: bytes are those
 of the real engines, times are priors where the file says so, because no card was at hand. Cost: image delay +
 3 x chat delay, in seconds for each instance; a chat's delay is its wait for the first token and every pause
-after it; a failed request adds two minutes, for which an image of five is cheap: that is how a rival comes out
-below us on 6 GiB, where it cannot make the image at all. Only instances that every policy was run on are counted.
-The full run is of 200 instances of each workload and card; the counts are of those that were run so far.
+after it. A failed request adds two minutes, which is less than a queue of long images costs: on 6 GiB rivals
+come out below for images that they cannot make at all. Only instances that every policy was run on are
+counted. The full run is of 200 instances of each workload and card; the counts are of those run so far.
 """
 
 
