@@ -21,10 +21,10 @@ def test_the_demo_kills_worker_and_server_and_shows_the_same_picture(
     command = [sys.executable, "-c", MAIN, "demo", "-o", str(tmp_path / "out")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    first, tiled, third, fourth = (pixels(Path(name)) for name in ended.stdout.split())
-    assert first == third == fourth
+    first, tiled, third, fourth, fifth = (pixels(Path(name)) for name in ended.stdout.split())
+    assert first == third == fourth == fifth
     assert len(tiled) > len(first)
-    for words in ("the worker", "the server", "in tiles of", "granted"):
+    for words in ("the worker", "the server", "in tiles of", "granted", "the answer goes on"):
         assert words in ended.stderr
 
 

@@ -1,8 +1,8 @@
-"""`tidegate demo`: a server on a virtual card, four images, two kills and a guest, told as it happens.
+"""`tidegate demo`: a server on a virtual card, five images, two kills, a guest and a chat, told live.
 
 Owns the scenes and their narration. Nothing in them is staged but the size of the card, the two kills and
 the guests: server, engine, plans, recovery and pictures are those of `tidegate serve`, spoken to over HTTP.
-The server's process is `demo_server`.
+The server's process is `demo_server`, the listener to the chat `demo_chat`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.padding import Padding
 
 from tidegate.cli.caller import Caller
+from tidegate.cli.demo_chat import Answer
 from tidegate.cli.demo_server import CARD_BYTES, DemoServer, kill_image_worker
 from tidegate.core.faults import Bug, ClientError, WorkerError
 from tidegate.core.quantity import GIB, MIB, size_text, time_text
@@ -30,6 +31,8 @@ SIDE, LARGE_SIDE, LARGE_STEPS = 128, 192, 2
 # Less than the weights of the diffusion model (617 MiB), and than 192 pixels decoded in one piece (34 MiB).
 LEFT_BYTES: Final = 24 * MIB
 GUEST_BYTES: Final = 1 * GIB
+# Room for the language model with its KV cache, or for sampling, and not for both.
+SHARED_BYTES: Final = 700 * MIB
 KILL_AFTER_STEP: Final = 2
 ENDED: Final = ("done", "failed", "cancelled")
 INTRODUCTION: Final = (
@@ -39,7 +42,7 @@ INTRODUCTION: Final = (
 )
 
 Folder = Annotated[
-    Path, typer.Option("-o", "--output", help="The folder for the four pictures.", file_okay=False)
+    Path, typer.Option("-o", "--output", help="The folder for the five pictures.", file_okay=False)
 ]
 Stay = Annotated[bool, typer.Option("--stay", help="Leave the server up afterwards, until Ctrl-C.")]
 Json = dict[str, Any]
@@ -131,7 +134,7 @@ _WHERE: Final = {"card": "on the card", "stream": "streamed to the card", "cpu":
 
 
 def demo(output: Folder = Path("tidegate-demo"), *, stay: Stay = False) -> None:
-    """Make four images on a small card, kill worker and server meanwhile, and tell what happens."""
+    """Make five images on a small card, kill worker and server meanwhile, chat, and tell what happens."""
     model = _model()
     _make_folder(output)
     console = Console(stderr=True)
@@ -141,7 +144,7 @@ def demo(output: Folder = Path("tidegate-demo"), *, stay: Stay = False) -> None:
         caller = callers.enter_context(Caller(server.start(), ""))
         played = Demo(server, console, output, callers, caller, began)
         _play(played)
-        print(" ".join(f"{output}/demo-{number}.png" for number in range(1, 5)), flush=True)
+        print(" ".join(f"{output}/demo-{number}.png" for number in range(1, 6)), flush=True)
         if stay:
             played.say(f"The server stays at {played.caller.url} until Ctrl-C.")
             server.wait()
@@ -153,8 +156,9 @@ def _play(played: Demo) -> None:
     _expect(first, _survives_its_worker(played), "the picture whose worker was killed")
     _expect(first, _survives_its_server(played), "the picture whose server was killed")
     _has_a_guest(played)
+    _expect(first, _pauses_a_chat(played), "the picture that was made while a chat paused")
     took_ms = round((time.monotonic() - played.began) * 1000)
-    played.say(f"\nFour images, two kills and a guest in {time_text(took_ms)}.")
+    played.say(f"\nFive images, two kills, a guest and a chat in {time_text(took_ms)}.")
 
 
 def _fits(played: Demo) -> str:
@@ -237,13 +241,41 @@ def _has_a_guest(played: Demo) -> None:
         "5. A guest",
         f"Another program asks for {size_text(GUEST_BYTES)} of the card, as any program can.",
     )
-    played.negotiate(GUEST_BYTES)
+    lease = played.negotiate(GUEST_BYTES)
     played.say("The card now:")
     for pool in played.caller.get("/api/vram")["pools"]:
         if pool["name"] != "ram":
             for tenant in pool["tenants"]:
                 played.say(f"          {tenant['name']}: {size_text(tenant['predicted_bytes'])}")
     _tell_peak(played)
+    played.caller.delete(f"/internal/leases/{lease}")
+
+
+def _pauses_a_chat(played: Demo) -> str:
+    played.act(
+        "6. A chat that steps aside",
+        f"The game is back and leaves {size_text(SHARED_BYTES)}: room for the language model or for "
+        "sampling, not for both. In the middle of an answer the first image is wanted once more.",
+    )
+    lease = played.negotiate(CARD_BYTES - SHARED_BYTES)
+    with Caller(played.caller.url, "") as listening:
+        answer = Answer(listening, played.happened)
+        answer.wait_for_sentence()
+        played.happened(f"the answer so far: ...{answer.end}")
+        job = played.ask(SIDE)
+        played.watch(job)
+        pixels = played.picture(job, 5)
+        text = answer.whole()
+        played.happened(f"the answer has ended: ...{answer.end}")
+        undisturbed = Answer(listening, lambda _text: None).whole()
+    if not answer.pauses_count or text != undisturbed:
+        raise Bug("The answer did not pause, or is not the one that nobody disturbed.")
+    played.say(
+        f"Every one of its {len(text)} characters is the same as when nobody disturbs it, and the picture is "
+        "the first one again."
+    )
+    played.caller.delete(f"/internal/leases/{lease}")
+    return pixels
 
 
 def _tell_peak(played: Demo) -> None:

@@ -19,9 +19,11 @@ from tidegate.cli.caller import Caller
 from tidegate.core.faults import WorkerError
 from tidegate.core.quantity import GIB
 from tidegate.runtime.cards.virtual import CardReading, VirtualCard
+from tidegate.synth.checkpoints import synthesise
 
 CARD_BYTES: Final = 3 * GIB
 MODEL_NAME: Final = "demo"
+TALKER: Final = "talker"
 _MAIN: Final = "import sys; from tidegate.cli.main import main; sys.exit(main())"
 _SETTINGS: Final = """\
 [[cards]]
@@ -30,6 +32,18 @@ device = "virtual:3GiB"
 [[models]]
 name = "{name}"
 model = '{model}'
+
+[[llms]]
+name = "{talker}"
+file = '{language_model}'
+slots = 4
+context = 8192
+evaluation = "reproducible"
+
+# Images first: else an answer as short as the demo's would have ended before anything is to be seen.
+[policy]
+answer_wait_max_ms = 0
+chat_weight = 0
 """
 _END_MAX_S: Final = 20
 
@@ -41,7 +55,11 @@ class DemoServer:
         self._state = folder / "state"
         self._log = folder / "server.log"
         self._config = folder / "tidegate.toml"
-        self._config.write_text(_SETTINGS.format(name=MODEL_NAME, model=model), encoding="utf-8")
+        (language_model,) = synthesise("llama-tiny", folder)[:1]
+        settings = _SETTINGS.format(
+            name=MODEL_NAME, model=model, talker=TALKER, language_model=language_model
+        )
+        self._config.write_text(settings, encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
