@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any  # Any: a view is JSON of any shape
 
@@ -93,6 +94,10 @@ def test_hanging_up_ends_the_answer(llm_server: Running) -> None:
                 break
     assert ended.wait(WAIT_S)
     watcher.join(WAIT_S)
+    # The answer has ended for its listener; the model's own process hears of it a moment later.
+    until = time.monotonic() + WAIT_S
+    while language(llm_server)["running_count"] and time.monotonic() < until:
+        pass
     assert language(llm_server)["running_count"] == 0
 
 
