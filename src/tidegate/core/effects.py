@@ -47,7 +47,7 @@ class StartWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseComponents:
-    """Free these parts ("<model>/<component>") and say so."""
+    """Free these parts ("<model>/<component>", or of the front "state/<model>") and say so."""
 
     worker: str
     incarnation: int

@@ -67,6 +67,8 @@ class Policy:
     kills_max: int = 16
     # So often a job may find that what it had saved is gone; then its disk counts as broken.
     losses_max: int = 4
+    # So often workers may end before they begin a stage; then it counts as the stage's failure.
+    starts_max: int = 8
     # After this long without a failure a worker's record is clean again.
     forgive_ms: int = 120_000
     chat_attempts_max: int = 4

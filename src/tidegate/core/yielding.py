@@ -16,7 +16,7 @@ from tidegate.core.house import RAM, Sight
 from tidegate.core.lease import Lease, LeasePhase
 from tidegate.core.llm.level import SERVING, Level, Tide
 from tidegate.core.llm.model import Model
-from tidegate.core.llm.tide import KV, drop_state, running, saved_state, sink, worker_of
+from tidegate.core.llm.tide import KV, running, saved_state, sink, worker_of, yield_state
 from tidegate.core.llm.wish import is_pinned
 from tidegate.core.planner.question import Concession, YieldClass
 from tidegate.core.quantity import MIB
@@ -83,7 +83,7 @@ def ask(state: State, releases: Iterable[Concession]) -> None:
             case "weights":
                 _lower(state, state.models[rest], Level.COLD)
             case "state":
-                drop_state(state, state.models[rest])
+                yield_state(state, state.models[rest])
             case "guest":
                 guest = state.guests[rest]
                 guest.was_asked = True

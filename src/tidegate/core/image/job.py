@@ -96,6 +96,7 @@ class Job:
     tried: list[Attempt] = field(default_factory=list)  # Failed attempts at the current stage.
     attempts_count: int = 0
     losses_count: int = 0  # How often something that it had saved was gone.
+    starts_count: int = 0  # How often the worker of this stage ended before it began.
     yields_count: int = 0  # How often it was stopped for somebody.
     is_resumed: bool = False  # The current stage goes on from its tape: how long it ran is not what it takes.
     refused_since_ms: int = -1  # Since when not even an emptied machine would do.

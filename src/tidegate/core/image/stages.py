@@ -44,6 +44,7 @@ def finished(state: State, event: ev.StageFinished) -> None:
     _learn(state, job, run, event=event)
     _settle(state, worker, run, keeps_component=True)
     job.tried = []
+    job.starts_count = 0
     job.is_resumed = False
     job.stages = job.stages[1:]
     state.tell(job.name, f"{stage} done in {event.load_ms + event.run_ms} ms")
@@ -157,6 +158,14 @@ def lost(state: State, worker: Worker, *, signal: int | None, hung: bool) -> Non
     if signal is None:
         state.clear_alarm(Alarm.STAGE, worker.name)
         _requeue(state, job)  # Nothing failed; the same stage goes on from its tape.
+        if job.is_cancelled:
+            end(state, job, JobPhase.CANCELLED)
+        return
+    job.starts_count += not job.run.incarnation
+    if not job.run.incarnation and not hung and job.starts_count <= state.policy.starts_max:
+        # It ended before the stage began: that says nothing about how the stage was to run. What takes too
+        # long even to start is on a slow machine, and shall be given more time.
+        _requeue(state, job)
         if job.is_cancelled:
             end(state, job, JobPhase.CANCELLED)
         return

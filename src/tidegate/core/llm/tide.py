@@ -16,7 +16,7 @@ from tidegate.core.llm.model import Model
 from tidegate.core.llm.request import RequestPhase
 from tidegate.core.notice import returned, suspended
 from tidegate.core.state import Alarm, Binding, State
-from tidegate.core.supervision import await_release, drained, start, terminate
+from tidegate.core.supervision import await_release, drained, release, start, terminate
 from tidegate.core.worker import FRONT, Worker, WorkerPhase, llm_worker
 
 CONTEXT, WEIGHTS, KV = "context", "weights", "kv"
@@ -213,11 +213,22 @@ def level_failed(state: State, event: LevelFailed) -> None:
 
 
 def drop_state(state: State, model: Model) -> None:
-    """The saved state was restored or is not worth its RAM: the front frees it."""
+    """The saved state was restored: the front frees it by itself."""
     kept = saved_state(state, model)
     if kept is not None:
         state.ledger.claim(kept, at_ms=state.now_ms)
         state.observe()
+
+
+def yield_state(state: State, model: Model) -> None:
+    """The saved state is not worth its RAM: the front, which knows nothing of that, is asked to free it."""
+    kept, front = saved_state(state, model), state.workers[FRONT]
+    if kept is None:
+        return
+    if front.phase is WorkerPhase.READY:
+        release(state, front, leases=[kept])
+    else:
+        state.ledger.ask(kept)  # It goes with the process.
 
 
 def lost(state: State, model: Model, *, failed: bool) -> None:
