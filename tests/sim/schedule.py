@@ -16,7 +16,7 @@ from tidegate.core.house import CardDescriptor, Sight
 
 # Most hangs are noticed after a minute, and quarantines end after another. A decode on the CPU in the
 # smallest tiles is expected to be silent for a quarter of an hour, and is waited for eight times as long: one
-# such hang, which is all that can be left when the faults are over, and a long row of others end in this time.
+# such hang, which is all that can be left when the faults are over, and a row of others end in this time.
 END_MS = 4 * 3_600_000
 STEPS_MAX = 20_000
 PROBE = "probe"
