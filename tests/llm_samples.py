@@ -21,6 +21,7 @@ TO_FRONT: tuple[llm_front.ToFront, ...] = (
     llm_front.Ask(serial=4, request="r1", model="qwen", body=b"\x80", history=(7, 8)),
     llm_front.Serve(request="r1", model="qwen", worker="llm/qwen", incarnation=3),
     llm_front.Drop(serial=5, request="r1"),
+    llm_front.FreeStates(serial=9, model="tiny"),
     llm_front.Tokenize(serial=6, model="qwen", text="ünïcödé", adds_special=True),
     llm_front.Detokenize(serial=7, model="qwen", ids=(1, 2)),
     messages.Ping(serial=8),
@@ -44,6 +45,7 @@ FROM_FRONT: tuple[llm_front.FromFront, ...] = (
         request="r1", worker="llm/qwen", incarnation=3, fault=FaultKind.OUT_OF_MEMORY, message="refused"
     ),
     llm_front.Dropped(serial=5, request="r1"),
+    llm_front.StatesFreed(serial=9, model="tiny"),
     llm_front.Keeping(model="qwen", active_bytes=5, idle_bytes=6, disk_bytes=7),
     llm_front.Tokenized(serial=6, ids=(1, 2), pieces=(b"a", b"\xc3")),
     llm_front.Detokenized(serial=7, text="aé"),

@@ -8,7 +8,7 @@ import pytest
 
 from llm_house import LlmHouse, order_for
 from tidegate.core.llm.level import Level
-from tidegate.wire import asks
+from tidegate.wire import asks, llm_front
 from tidegate.wire.llm_child import Evaluation
 
 STORIES = [f"{n}. " + f"the {name} went on and on " * 12 for n, name in enumerate("abcdef")]
@@ -45,6 +45,19 @@ def test_more_conversations_than_slots_go_on_without_being_evaluated_again(
             assert ended.cached_count >= max(64, least - 64), ended
         assert house.keeping is not None
         assert house.keeping.idle_bytes > 0
+
+
+def test_states_that_are_freed_take_no_memory_and_cost_an_evaluation(tiny: Path) -> None:
+    with LlmHouse(order_for(tiny)) as house:
+        house.start_child()
+        house.set_level(Level.HOT, layers=0)
+        go_on(house, 0, turn=0)
+        house.end_child()
+        freed = house.command_front(llm_front.FreeStates(serial=0, model=house.order.model))
+        assert isinstance(freed, llm_front.StatesFreed)
+        house.start_child()
+        house.set_level(Level.HOT, layers=0)
+        assert go_on(house, 0, turn=1).cached_count == 0
 
 
 def test_conversations_survive_cold_and_a_restart_within_their_bounds(tiny: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ Command = (
     | llm_front.CloseModel
     | llm_front.Ask
     | llm_front.Drop
+    | llm_front.FreeStates
     | llm_front.Tokenize
     | llm_front.Detokenize
     | llm_child.OpenLlm

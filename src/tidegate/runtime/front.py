@@ -129,6 +129,10 @@ class Front:
         """Have it forget a request. Raises `Gone`."""
         await self._talk.ask(llm_front.Drop(serial=0, request=request), llm_front.Dropped)
 
+    async def release(self, model: str) -> None:
+        """Have it give back the RAM of a model's saved states. Raises `Gone`."""
+        await self._talk.ask(llm_front.FreeStates(serial=0, model=model), llm_front.StatesFreed)
+
     async def tokenize(
         self, model: str, text: str, *, adds_special: bool, parses_special: bool
     ) -> llm_front.Tokenized:

@@ -15,10 +15,12 @@ from typing import Final, assert_never
 from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.image.job import JobPhase
+from tidegate.core.llm.tide import state_part
 from tidegate.core.stage import Stage
-from tidegate.core.worker import WorkerKind
+from tidegate.core.worker import FRONT, WorkerKind
 from tidegate.runtime.children import Ending
 from tidegate.runtime.clock import Clock
+from tidegate.runtime.conversation import Gone
 from tidegate.runtime.darkroom import Darkroom
 from tidegate.runtime.jobbook import Entry, Frame, JobBook
 from tidegate.runtime.journal import records as rec
@@ -208,6 +210,9 @@ class Performer:
     def _instruct(
         self, effect: ef.RunStage | ef.ReleaseComponents | ef.ReinitialiseWorker | ef.StopStage
     ) -> None:
+        if effect.worker == FRONT and isinstance(effect, ef.ReleaseComponents):
+            self._spawn(self._release_states(effect))
+            return
         incarnation, studio = self._studios.get(effect.worker, (0, None))
         if studio is None or incarnation != effect.incarnation:
             return  # The process is gone, and the WorkerExited on its way answers this too.
@@ -221,6 +226,21 @@ class Performer:
         job = self._book.frame(effect.job)
         if is_running and effect.reason is ef.StopReason.CANCEL and job is not None:
             asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._lose_patience, studio, effect)
+
+    async def _release_states(self, effect: ef.ReleaseComponents) -> None:
+        front = self._parlour.front
+        if front is None or front.incarnation != effect.incarnation:
+            return  # Its states went with it.
+        try:
+            for part in effect.parts:
+                await front.release(part.removeprefix(state_part("")))
+        except Gone:
+            return
+        at_ms, worker = self._clock.now_ms(), effect.worker
+        freed = ev.ComponentsReleased(
+            at_ms=at_ms, worker=worker, incarnation=effect.incarnation, parts=effect.parts
+        )
+        self._post(freed, ())
 
     def _lose_patience(self, studio: Studio, effect: ef.StopStage) -> None:
         if studio.is_running(effect.job, effect.attempt) and studio.stage in _NO_STEPS:

@@ -114,6 +114,13 @@ class Drop(Message, frozen=True, kw_only=True):
     request: str
 
 
+class FreeStates(Message, frozen=True, kw_only=True):
+    """Give back the RAM of a model's saved states; who goes on without one is evaluated again."""
+
+    serial: int
+    model: str
+
+
 class Tokenize(Message, frozen=True, kw_only=True):
     """Text to tokens."""
 
@@ -222,6 +229,13 @@ class Dropped(Message, frozen=True, kw_only=True):
     request: str
 
 
+class StatesFreed(Message, frozen=True, kw_only=True):
+    """The RAM was given back."""
+
+    serial: int
+    model: str
+
+
 class Keeping(Message, frozen=True, kw_only=True):
     """What the front holds of a model's conversations: requests in flight, idle ones, and those on disk."""
 
@@ -247,7 +261,18 @@ class Detokenized(Message, frozen=True, kw_only=True):
 
 
 ToFront = (
-    Furnish | OpenModel | CloseModel | Attach | Ask | Serve | Drop | Tokenize | Detokenize | Ping | Shutdown
+    Furnish
+    | OpenModel
+    | CloseModel
+    | Attach
+    | Ask
+    | Serve
+    | Drop
+    | FreeStates
+    | Tokenize
+    | Detokenize
+    | Ping
+    | Shutdown
 )
 FromFront = (
     Hello
@@ -260,6 +285,7 @@ FromFront = (
     | Working
     | Failed
     | Dropped
+    | StatesFreed
     | Keeping
     | Tokenized
     | Detokenized

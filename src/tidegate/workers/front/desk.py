@@ -69,6 +69,8 @@ class Desk:
             case llm_front.Drop():
                 self._drop(command.request)
                 self._say(llm_front.Dropped(serial=command.serial, request=command.request))
+            case llm_front.FreeStates():
+                self._say(self._memories.released(command, self._requests.values()))
             case llm_front.Tokenize() | llm_front.Detokenize():
                 self._say(self._models.translated(command))
             case messages.Ping():

@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tidegate.wire import llm_link
+from tidegate.wire import llm_front, llm_link
 from tidegate.wire.llm_link import StateNote
+from tidegate.workers.front.request import Request, Vectors
 from tidegate.workers.llm.streams import common_count
 
 _SUFFIX: Final = ".state"
@@ -107,6 +108,19 @@ class Memories:
         """Forget a model's conversations in RAM; those on disk may be wanted by the next who opens it."""
         for kept in [kept for kept in self._kept if kept.model == model and kept.path is None]:
             self._drop(kept)
+
+    def released(
+        self, command: llm_front.FreeStates, requests: Iterable[Request | Vectors]
+    ) -> llm_front.StatesFreed:
+        """Give back the RAM of a model's states: idle ones go to disk where they may, the others are lost."""
+        for kept in [kept for kept in self._kept if kept.model == command.model and kept.path is None]:
+            if self._folder is None or not self._store(kept):
+                self._drop(kept)
+        self._bound()
+        for request in requests:
+            if isinstance(request, Request) and request.model == command.model:
+                request.keep(None)
+        return llm_front.StatesFreed(serial=command.serial, model=command.model)
 
     def close(self) -> None:
         """Put on disk what fits there, the most recent first, and give everything back."""
