@@ -103,15 +103,15 @@ class Talk:
         for name, part in wanted.items():
             old = process.parts.get(name)
             if old is None or name == "kv":
-                if old is not None and old.card_promised:
+                if old is not None and old.card_actual:
                     process.parts["stranded"] = old
                 process.parts[name] = part
         amounts = {process.card: effect.card_bytes, RAM: footprint.in_ram(effect.layers_count)}
         world.judge.bytes_granted(f"raising {effect.model} to {effect.level}", **amounts)
         need = sum(part.card_promised for part in process.parts.values())
         world.judge.must(effect.card_bytes >= need - 1, f"{effect.model} was granted less than it needs")
-        card_more = sum(part.card_promised - part.card_actual for part in process.parts.values())
-        ram_more = sum(part.ram_promised - part.ram_actual for part in process.parts.values())
+        card_more = sum(max(0, part.card_promised - part.card_actual) for part in process.parts.values())
+        ram_more = sum(max(0, part.ram_promised - part.ram_actual) for part in process.parts.values())
         if not world.fits(process, card_bytes=card_more, ram_bytes=ram_more) or world.fault(
             "refuse", "level", world.faults.refuse
         ):
@@ -187,6 +187,8 @@ class Talk:
                 if record.serving and record.model == effect.model:
                     self._pause(name, record)
             world.free(process, ("kv",), at_fault="kv")
+            if process.is_unseen and (kept := process.parts.get("kv")) is not None:
+                kept.card_promised = 0  # By its own word it is freed, and nobody can see otherwise.
             return self._reached(process, effect, took_ms)
 
         world.say(process, took_ms, reached)

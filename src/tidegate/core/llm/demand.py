@@ -172,5 +172,10 @@ def grant_rise(state: State, binding: Binding) -> None:
     worker = worker_of(state, model)
     leases = [lease for lease in state.ledger.of(worker.name) if lease.number in binding.leases]
     process = next((lease for lease in leases if lease.part == PROCESS), None)
+    if model.tide is Tide.WARM:
+        # Its worker is told a sum at once, in which what it takes from its own arena must not count twice.
+        take(state, binding, incarnation=worker.incarnation)
+        rise(state, model, binding, process=process)
+        return
     rise(state, model, binding, process=process)
     take(state, binding, incarnation=worker.incarnation)
