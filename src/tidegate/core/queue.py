@@ -79,7 +79,10 @@ def _job_demands(state: State) -> Iterator[Demand]:
     }
     for name in state.queue[: state.policy.window_count]:
         job = state.jobs[name]
-        bonus_ms = state.policy.affinity_ms if job.model in loaded and _is_short(state, job) else 0
+        if not _is_short(state, job):
+            # Nor does a later one of its model go before it: that would save no loading.
+            loaded.discard(job.model)
+        bonus_ms = state.policy.affinity_ms if job.model in loaded else 0
         yield Demand(True, job.due_ms - bonus_ms, DemandKind.JOB, name, job.waiting_since_ms)
 
 
