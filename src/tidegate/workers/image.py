@@ -11,13 +11,11 @@ conversation.
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
 import queue
-import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -26,9 +24,6 @@ from tidegate.workers import lifetime
 
 # The one-shot sends one command at a time; a parent that runs far ahead waits in its own sending.
 COMMANDS_MAX: Final = 256
-# sysexits.h: EX_SOFTWARE and EX_PROTOCOL, so that the parent can tell the two from an exit it asked for.
-EXIT_BUG: Final = 70
-EXIT_PROTOCOL: Final = 76
 
 
 class Conversation:
@@ -59,7 +54,7 @@ class Conversation:
                 os._exit(0)  # the engine may be deep in a computation that nobody wants any more
             except frames.ProtocolError as error:
                 print(f"the parent sent nonsense: {error}", file=sys.stderr, flush=True)
-                os._exit(EXIT_PROTOCOL)
+                os._exit(lifetime.EXIT_PROTOCOL)
             match command:
                 case messages.Cancel():
                     self._cancelled_serial = command.serial
@@ -70,16 +65,6 @@ class Conversation:
 
 
 Obey = Callable[[Conversation, int], None]
-
-
-def _serve(obey: Obey, talk: Conversation, exchange: int) -> None:
-    """The engine's thread."""
-    try:
-        obey(talk, exchange)
-    except BaseException:  # noqa: BLE001  whatever it is, it is a bug, and a worker without its engine is useless
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(EXIT_BUG)
 
 
 def _obey(talk: Conversation, exchange: int) -> None:
@@ -99,15 +84,10 @@ def _obey(talk: Conversation, exchange: int) -> None:
 
 def main(obey: Obey = _obey) -> None:
     """Tie ourselves to the parent, start the engine's thread with what it does, listen."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--exchange", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    arguments = parser.parse_args()
-    lifetime.bind_to_parent(arguments.parent)
-    lifetime.prepare()
-    talk = Conversation(channel.worker_end(socket.socket(fileno=arguments.channel)))
-    threading.Thread(target=_serve, args=(obey, talk, arguments.exchange), name="engine", daemon=True).start()
+    connection, exchange = lifetime.begin()
+    talk = Conversation(channel.worker_end(connection))
+    work = functools.partial(obey, talk, exchange)
+    threading.Thread(target=lifetime.do_or_exit, args=(work,), name="engine", daemon=True).start()
     talk.listen()
 
 

@@ -9,19 +9,16 @@ Neighbours: `desk` does the work, `tidegate.wire.llm_front` has the conversation
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
 import queue
 import select
-import socket
 import sys
 import threading
-import traceback
 from typing import NoReturn
 
 from tidegate.wire import channel, frames, llm_front, messages
 from tidegate.workers import lifetime
-from tidegate.workers.image import EXIT_BUG, EXIT_PROTOCOL
 
 
 class Post:
@@ -50,7 +47,7 @@ class Post:
                 os._exit(0)
             except frames.ProtocolError as error:
                 print(f"the runtime sent nonsense: {error}", file=sys.stderr, flush=True)
-                os._exit(EXIT_PROTOCOL)
+                os._exit(lifetime.EXIT_PROTOCOL)
             self._commands.put((command, descriptors))
             os.eventfd_write(self._bell, 1)
 
@@ -105,26 +102,12 @@ def _work(post: Post) -> None:
                     os._exit(0)
 
 
-def _serve(post: Post) -> None:
-    try:
-        _work(post)
-    except BaseException:  # noqa: BLE001  whatever it is, it is a bug, and a front without its desk is useless
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(EXIT_BUG)
-
-
 def main() -> None:
     """Tie ourselves to the parent, start the work, listen."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--exchange", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    arguments = parser.parse_args()
-    lifetime.bind_to_parent(arguments.parent)
-    lifetime.prepare()
-    post = Post(channel.front_end(socket.socket(fileno=arguments.channel)))
-    threading.Thread(target=_serve, args=(post,), name="desk", daemon=True).start()
+    connection, _ = lifetime.begin()
+    post = Post(channel.front_end(connection))
+    work = functools.partial(_work, post)
+    threading.Thread(target=lifetime.do_or_exit, args=(work,), name="desk", daemon=True).start()
     post.listen()
 
 

@@ -9,18 +9,16 @@ Neighbours: `engine` does what is said, `tidegate.wire.llm_child` and `llm_link`
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
 import select
 import socket
 import sys
 import time
-import traceback
 from typing import Final
 
 from tidegate.wire import channel, frames, llm_child, llm_link, messages
 from tidegate.workers import lifetime
-from tidegate.workers.image import EXIT_BUG, EXIT_PROTOCOL
 from tidegate.workers.llm.engine import Engine
 from tidegate.workers.llm.outbox import Outbox
 
@@ -122,27 +120,20 @@ class Child:
         self._talk.send(message)
 
 
-def main() -> None:
-    """Tie ourselves to the parent, and run until it is over."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--exchange", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    arguments = parser.parse_args()
-    lifetime.bind_to_parent(arguments.parent)
-    lifetime.prepare()
-    child = Child(channel.child_end(socket.socket(fileno=arguments.channel)))
+def _run(child: Child) -> None:
     try:
         child.run()
     except channel.Closed:
         os._exit(0)  # nobody is there to be served
     except frames.ProtocolError as error:
         print(f"nonsense was heard: {error}", file=sys.stderr, flush=True)
-        os._exit(EXIT_PROTOCOL)
-    except BaseException:  # noqa: BLE001  whatever it is, it is a bug, and the front has what it needs
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(EXIT_BUG)
+        os._exit(lifetime.EXIT_PROTOCOL)
+
+
+def main() -> None:
+    """Tie ourselves to the parent, and run until it is over."""
+    connection, _ = lifetime.begin()
+    lifetime.do_or_exit(functools.partial(_run, Child(channel.child_end(connection))))
 
 
 if __name__ == "__main__":
