@@ -1,7 +1,7 @@
 """Presence: whether the client that waits for an answer is still there.
 
 Owns racing work against the end of a connection. What is done about work that nobody waits for is decided by
-whoever calls.
+whoever calls; that nobody is answered then is `refusals`'.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from tidegate.api.native import envelope as native
 from tidegate.api.openai import envelope as openai
+from tidegate.api.presence import Gone
 from tidegate.api.refusal import Refusal
 from tidegate.core.faults import Bug, CapacityError, ClientError, Fault, WorkerError
 
@@ -45,6 +46,8 @@ STATUSES: Final[Mapping[str, int]] = MappingProxyType(
 # Names that are refused within a request, not things that a path names.
 _IN_REQUEST: Final = frozenset({"unknown_sampler", "unknown_scheduler"})
 MISTAKES_SHOWN_MAX: Final = 3
+# What web servers log when a client closed its request.
+CLIENT_CLOSED: Final = 499
 
 
 def refusal_of(fault: Fault) -> Refusal:
@@ -79,8 +82,9 @@ def answer(scope: Scope, refusal: Refusal) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     """Let every error of the application leave in its dialect."""
-    handlers: list[tuple[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]]] = [
+    handlers: list[tuple[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = [
         (Fault, _on_fault),
+        (Gone, _on_gone),
         (RequestValidationError, _on_invalid),
         (HTTPException, _on_http),
         (Exception, _on_bug),
@@ -95,6 +99,10 @@ def _client_status(code: str) -> int:
     if code.startswith("unknown_") and code not in _IN_REQUEST:
         return HTTPStatus.NOT_FOUND
     return HTTPStatus.BAD_REQUEST
+
+
+async def _on_gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED)  # Nobody reads it.
 
 
 async def _on_fault(request: Request, error: Exception) -> JSONResponse:

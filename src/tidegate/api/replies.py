@@ -125,6 +125,11 @@ class Choir:
         self._singing_count = len(handles)
 
     @property
+    def count(self) -> int:
+        """How many asks are heard."""
+        return len(self._handles)
+
+    @property
     def is_over(self) -> bool:
         """Whether every ask has ended, and everything was handed out."""
         return not self._singing_count and not self._said
@@ -132,7 +137,7 @@ class Choir:
     async def heard(self, *, wait_s: float | None = None) -> list[tuple[int, asks.Item]]:
         """What came since the last time; waits for something, and not longer than this. Raises faults."""
         if self._tasks is None:
-            self._tasks = [asyncio.create_task(self._hear(n)) for n in range(len(self._handles))]
+            self._tasks = [asyncio.create_task(self._hear(n)) for n in range(self.count)]
         if not self._said and self._singing_count:
             try:
                 async with asyncio.timeout(wait_s):

@@ -15,7 +15,7 @@ from tidegate.api import enhancing, sse
 from tidegate.api.enhancing import Idea, Style
 from tidegate.api.lobby import LobbyHere
 from tidegate.api.native.envelope import documented, problem_of
-from tidegate.api.presence import Gone, unless_gone
+from tidegate.api.presence import unless_gone
 from tidegate.api.refusals import refusal_of
 from tidegate.api.replies import Choir, Stream, checked
 from tidegate.api.wishes import Body, Name, Prompt
@@ -26,8 +26,6 @@ from tidegate.runtime.settings_tasks import INSTRUCTION_MAX
 from tidegate.wire import asks
 
 router = APIRouter(tags=["language models"])
-# What web servers log when a client closed its request.
-CLIENT_CLOSED: Final = 499
 
 
 class EnhanceRequest(Body):
@@ -84,10 +82,7 @@ async def enhance(wish: EnhanceRequest, request: Request, lobby: LobbyHere) -> E
     if wish.stream:
         choir = Choir(lobby.gate, [handle])
         return sse.stream_of(Stream(choir, sse.beating(_events(choir, handle, idea))))
-    try:
-        prompt = await unless_gone(request, enhancing.prompt_of(lobby, handle))
-    except Gone:
-        return Response(status_code=CLIENT_CLOSED)
+    prompt = await unless_gone(request, enhancing.prompt_of(lobby, handle))
     return EnhanceOut(prompt=prompt, idea=idea.text, style=idea.style, language_model=handle.model)
 
 

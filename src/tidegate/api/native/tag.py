@@ -8,14 +8,13 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from tidegate.api import eyes, tagging
 from tidegate.api.lobby import Lobby, LobbyHere
-from tidegate.api.native.enhance import CLIENT_CLOSED
 from tidegate.api.native.envelope import documented
-from tidegate.api.presence import Gone, unless_gone
+from tidegate.api.presence import unless_gone
 from tidegate.api.replies import asked, whole
 from tidegate.api.tagging import Rating, TagStyle
 from tidegate.api.wishes import PICTURE_TEXT_MAX, Body, Name, picture_bytes
@@ -68,7 +67,7 @@ class TagAnswer(BaseModel):
 
 
 @router.post("/api/tag", response_model=TagAnswer, responses=documented(404, 409, 429, 503))
-async def tag(wish: TagRequest, request: Request, lobby: LobbyHere) -> TagAnswer | Response:
+async def tag(wish: TagRequest, request: Request, lobby: LobbyHere) -> TagAnswer:
     """Say what pictures show: tags, a caption and a rating for each."""
     if not 1 <= len(wish.images) + len(wish.gallery) <= asks.PICTURES_MAX:
         raise ClientError(
@@ -91,10 +90,7 @@ async def tag(wish: TagRequest, request: Request, lobby: LobbyHere) -> TagAnswer
     handles = await asked(
         lobby.gate, bodies, model=wish.language_model or settings.model, priority=wish.priority
     )
-    try:
-        replies = await unless_gone(request, whole(lobby.gate, handles))
-    except Gone:
-        return Response(status_code=CLIENT_CLOSED)
+    replies = await unless_gone(request, whole(lobby.gate, handles))
     names = [""] * len(wish.images) + wish.gallery
     results = []
     for name, reply in zip(names, replies, strict=True):

@@ -26,10 +26,9 @@ from tidegate.api.openai.chat_answers import (
 from tidegate.api.openai.chat_schemas import ChatRequest
 from tidegate.api.openai.conversation import chat_of
 from tidegate.api.openai.envelope import documented
-from tidegate.api.openai.images import CLIENT_CLOSED
-from tidegate.api.openai.llm_streams import ChatChoices, chunks
-from tidegate.api.presence import Gone, unless_gone
-from tidegate.api.replies import Choir, Reply, Stream, asked, seeded, whole
+from tidegate.api.openai.llm_streams import ChatChoices, streamed
+from tidegate.api.presence import unless_gone
+from tidegate.api.replies import Choir, Reply, asked, seeded, whole
 
 router = APIRouter(tags=["openai"])
 _STREAMED: Final[dict[int | str, dict[str, Any]]] = {
@@ -62,21 +61,8 @@ async def complete_chat(wish: ChatRequest, request: Request, lobby: LobbyHere) -
         "system_fingerprint": "tidegate",
     }
     if wish.stream:
-        choir = Choir(lobby.gate, handles)
-        made = chunks(
-            choir,
-            ChatChoices(),
-            head,
-            count=count,
-            prompts_count=1,
-            includes_usage=wish.includes_usage,
-            notices=wish.notices,
-        )
-        return sse.stream_of(Stream(choir, made))
-    try:
-        replies = await unless_gone(request, whole(lobby.gate, handles))
-    except Gone:
-        return Response(status_code=CLIENT_CLOSED)
+        return streamed(Choir(lobby.gate, handles), ChatChoices(), head, wish=wish)
+    replies = await unless_gone(request, whole(lobby.gate, handles))
     return ChatAnswer(
         id=str(head["id"]),
         created=int(time.time()),

@@ -26,10 +26,9 @@ from tidegate.api.openai.chat_answers import (
 from tidegate.api.openai.chat_schemas import Asked, CompletionRequest, LongText, TokenId
 from tidegate.api.openai.conversation import completion_of
 from tidegate.api.openai.envelope import documented
-from tidegate.api.openai.images import CLIENT_CLOSED
-from tidegate.api.openai.llm_streams import TextChoices, chunks
-from tidegate.api.presence import Gone, unless_gone
-from tidegate.api.replies import Choir, Reply, Stream, asked, seeded, whole
+from tidegate.api.openai.llm_streams import TextChoices, streamed
+from tidegate.api.presence import unless_gone
+from tidegate.api.replies import Choir, Reply, asked, seeded, whole
 from tidegate.api.wishes import Name
 from tidegate.core.faults import ClientError
 from tidegate.runtime.asks import DetokenWish
@@ -104,21 +103,9 @@ async def complete_text(
         "model": handles[0].model,
     }
     if wish.stream:
-        choir = Choir(lobby.gate, handles)
-        made = chunks(
-            choir,
-            TextChoices(len(handles), echoed),
-            head,
-            count=len(handles),
-            prompts_count=len(prompts),
-            includes_usage=wish.includes_usage,
-            notices=wish.notices,
-        )
-        return sse.stream_of(Stream(choir, made))
-    try:
-        replies = await unless_gone(request, whole(lobby.gate, handles))
-    except Gone:
-        return Response(status_code=CLIENT_CLOSED)
+        choices = TextChoices(len(handles), echoed)
+        return streamed(Choir(lobby.gate, handles), choices, head, wish=wish, prompts_count=len(prompts))
+    replies = await unless_gone(request, whole(lobby.gate, handles))
     return CompletionAnswer.model_validate(
         {
             **head,
@@ -160,7 +147,7 @@ def _choices(
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingAnswer, responses=documented(404, 409, 429, 503))
-async def embed(wish: EmbeddingRequest, request: Request, lobby: LobbyHere) -> EmbeddingAnswer | Response:
+async def embed(wish: EmbeddingRequest, request: Request, lobby: LobbyHere) -> EmbeddingAnswer:
     """Turn texts, or tokens, into vectors."""
     if wish.dimensions is not None:
         raise ClientError(
@@ -171,10 +158,7 @@ async def embed(wish: EmbeddingRequest, request: Request, lobby: LobbyHere) -> E
     inputs = parts_of(wish.input, INPUTS_MAX)
     body = asks.Embedding(inputs=tuple(one if isinstance(one, str) else tuple(one) for one in inputs))
     handles = await asked(lobby.gate, [body], model=wish.model, priority=wish.priority)
-    try:
-        (reply,) = await unless_gone(request, whole(lobby.gate, handles))
-    except Gone:
-        return Response(status_code=CLIENT_CLOSED)
+    (reply,) = await unless_gone(request, whole(lobby.gate, handles))
     as_text = wish.encoding_format == "base64"
     return EmbeddingAnswer(
         data=[

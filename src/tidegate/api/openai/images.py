@@ -28,8 +28,6 @@ from tidegate.runtime import pictures
 from tidegate.runtime.views import JobView
 
 router = APIRouter(tags=["openai"])
-# What web servers log when a client closed its request.
-CLIENT_CLOSED: Final = 499
 _STREAMED: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "model": ImagesAnswer,
@@ -104,7 +102,7 @@ async def _made(
     except Gone:
         if not key:
             await lobby.gate.cancel(handle.id)
-        return Response(status_code=CLIENT_CLOSED)
+        raise
     streams.check_done(view)
     return await _answer(lobby, view, wish, base=str(request.base_url), told=told)
 

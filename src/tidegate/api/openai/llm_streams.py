@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol, assert_never  # Any: chunks are JSON of any shape
 
 import msgspec
+from fastapi import Response
 
 from tidegate.api import sse
 from tidegate.api.openai.chat_answers import (
@@ -19,9 +20,10 @@ from tidegate.api.openai.chat_answers import (
     completion_logprobs,
     usage_of,
 )
+from tidegate.api.openai.chat_schemas import LlmSampling
 from tidegate.api.openai.envelope import problem
 from tidegate.api.refusals import refusal_of
-from tidegate.api.replies import Choir, checked
+from tidegate.api.replies import Choir, Stream, checked
 from tidegate.core.faults import Fault
 from tidegate.wire import asks
 
@@ -89,17 +91,31 @@ def _choice(index: int, *, finish_reason: str | None = None, **said: object) -> 
     return {"index": index, **said, "logprobs": None, "finish_reason": finish_reason}
 
 
-async def chunks(
+def streamed(
+    choir: Choir, choices: Choices, head: Json, *, wish: LlmSampling, prompts_count: int = 1
+) -> Response:
+    """The answers of a choir as one stream. `head` is what every chunk has."""
+    made = _chunks(
+        choir,
+        choices,
+        head,
+        prompts_count=prompts_count,
+        includes_usage=wish.includes_usage,
+        notices=wish.notices,
+    )
+    return sse.stream_of(Stream(choir, made))
+
+
+async def _chunks(
     choir: Choir,
     choices: Choices,
     head: Json,
     *,
-    count: int,
     prompts_count: int,
     includes_usage: bool,
     notices: Sequence[str],
 ) -> AsyncIterator[bytes]:
-    """The bytes of one stream of `count` answers. `head` is what every chunk has."""
+    count = choir.count
     if includes_usage:
         head = {**head, "usage": None}
 
