@@ -20,7 +20,7 @@ from tidegate.core import events as ev
 from tidegate.core.arbiter import Arbiter
 from tidegate.core.house import CardDescriptor, House, ImageModel, LanguageModel, LlmFootprint
 from tidegate.core.llm.level import Level
-from tidegate.core.planner import Footprint
+from tidegate.core.planner.option import Footprint, placed
 from tidegate.core.quantity import GIB, KIB, MIB
 from tidegate.core.stage import COMPONENT_OF, Component, Execution, Placement, Stage, relay
 
@@ -146,13 +146,7 @@ def footprint(stage: Stage, execution: Execution, weights: int, *, pixels: int) 
     """A rule of thumb for what a stage takes."""
     tile_pixels = execution.tile * execution.tile or pixels
     compute = 4 * MIB + PIXEL_BYTES[stage] * min(pixels, tile_pixels)
-    match execution.placement:
-        case Placement.CARD:
-            return Footprint(weights + compute, 0, weights)
-        case Placement.STREAM:
-            return Footprint(execution.budget_bytes + compute, weights, weights)
-        case Placement.CPU:
-            return Footprint(0, weights + compute, weights)
+    return placed(execution, weights_bytes=weights, compute_bytes=compute)
 
 
 def house(cards: int, *, image_models: int, llms: int) -> House:

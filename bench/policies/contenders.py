@@ -79,6 +79,7 @@ def _rival(rule: type[Rule]) -> Maker:
 CONTENDERS: dict[str, Maker] = {
     "tidegate": _tidegate(Policy()),
     "tidegate, no look-ahead": _tidegate(Policy(look_ahead_ms=-1)),
+    "tidegate, no pre-warm": _tidegate(Policy(prewarm_ms=-1)),
     "unload the LLM first": _rival(UnloadFirst),
     "exclusive swap": _rival(Exclusive),
     "LRU by count": _rival(LeastRecent),

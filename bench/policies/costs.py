@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any  # what TOML carries
 
 from tidegate.core.house import LlmFootprint
-from tidegate.core.planner.option import Footprint
+from tidegate.core.planner.option import Footprint, placed
 from tidegate.core.quantity import KIB, MIB
 from tidegate.core.stage import COMPONENT_OF, Component, DecodeMode, Execution, Placement, Stage
 
@@ -98,13 +98,7 @@ class Costs:
         compute = known.compute_bytes[stage]
         if execution.mode is DecodeMode.TILED:
             compute = compute * min(execution.tile, known.latent) ** 2 // known.latent**2
-        match execution.placement:
-            case Placement.CARD:
-                return Footprint(weights + compute, 0, weights)
-            case Placement.STREAM:
-                return Footprint(execution.budget_bytes + compute, weights, weights)
-            case Placement.CPU:
-                return Footprint(0, weights + compute, weights)
+        return placed(execution, weights_bytes=weights, compute_bytes=compute)
 
     def run_ms(self, model: str, stage: Stage, execution: Execution) -> float:
         """Milliseconds that a stage computes, when nobody disturbs."""

@@ -20,7 +20,6 @@ from tidegate.core.image.ladder import climb
 from tidegate.core.llm import level, request
 from tidegate.core.planner import (
     Concession,
-    Footprint,
     Room,
     StageFacts,
     StageOption,
@@ -31,8 +30,9 @@ from tidegate.core.planner import (
     candidates_for,
     option_of,
 )
+from tidegate.core.planner.option import placed
 from tidegate.core.quantity import GIB, MIB
-from tidegate.core.stage import Placement, Stage
+from tidegate.core.stage import Stage
 
 Phase = TypeVar("Phase", bound=StrEnum)
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "explanation"
@@ -54,12 +54,7 @@ def options(stage: Stage, *, scale: int = 1) -> tuple[StageOption, ...]:
     for execution in candidates_for(stage, facts):
         part = execution.tile * execution.tile if execution.tile else 4096
         compute = computing * part // 4096
-        on_card = {
-            Placement.CARD: (weights + compute, 0),
-            Placement.STREAM: (execution.budget_bytes + compute, weights),
-            Placement.CPU: (0, weights + compute),
-        }
-        footprint = Footprint(*on_card[execution.placement], weights)
+        footprint = placed(execution, weights_bytes=weights, compute_bytes=compute)
         found.append(option_of(stage, execution, footprint=footprint, work=WORK))
     return tuple(found)
 

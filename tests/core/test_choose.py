@@ -32,6 +32,7 @@ from tidegate.core.planner import (
     plan_stage,
 )
 from tidegate.core.planner.advice import advise_neighbours
+from tidegate.core.planner.option import placed
 from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import DecodeMode, Execution, Placement, Stage
 
@@ -49,9 +50,7 @@ def decode_options() -> tuple[StageOption, ...]:
     facts = StageFacts(latent_height=64, latent_width=64, weights_bytes=94 * MIB, room_bytes=8 * GIB)
     for execution in candidates_for(Stage.DECODE, facts):
         side = execution.tile or 64
-        peak = 94 * MIB + side * side * 1664 * MIB // 4096
-        on_card = execution.placement is Placement.CARD
-        footprint = Footprint(peak if on_card else 0, 0 if on_card else peak, 94 * MIB)
+        footprint = placed(execution, weights_bytes=94 * MIB, compute_bytes=side * side * 1664 * MIB // 4096)
         found.append(option_of(Stage.DECODE, execution, footprint=footprint, work=WORK))
     return tuple(found)
 
@@ -60,14 +59,7 @@ def denoise_options() -> tuple[StageOption, ...]:
     found = []
     facts = StageFacts(latent_height=64, latent_width=64, weights_bytes=1640 * MIB, room_bytes=8 * GIB)
     for execution in candidates_for(Stage.DENOISE, facts):
-        weights, compute = 1640 * MIB, 560 * MIB
-        match execution.placement:
-            case Placement.CARD:
-                footprint = Footprint(weights + compute, 0, weights)
-            case Placement.STREAM:
-                footprint = Footprint(execution.budget_bytes + compute, weights, weights)
-            case Placement.CPU:
-                footprint = Footprint(0, weights + compute, weights)
+        footprint = placed(execution, weights_bytes=1640 * MIB, compute_bytes=560 * MIB)
         found.append(option_of(Stage.DENOISE, execution, footprint=footprint, work=WORK))
     return tuple(found)
 

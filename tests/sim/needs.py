@@ -6,9 +6,9 @@ that the predictor and the workers share them, and that the core learns them onl
 
 from __future__ import annotations
 
-from tidegate.core.planner.option import Footprint
+from tidegate.core.planner.option import Footprint, placed
 from tidegate.core.quantity import KIB, MIB
-from tidegate.core.stage import Execution, Placement, Stage
+from tidegate.core.stage import Execution, Stage
 
 PER_PIXEL = {
     Stage.ENCODE: 0,
@@ -23,10 +23,4 @@ def need(stage: Stage, execution: Execution, *, weights_bytes: int, pixels: int)
     """Bytes that a stage takes: weights and computing, on the card or in RAM."""
     side = execution.tile
     compute = FLOOR + PER_PIXEL[stage] * (min(pixels, side * side) if side else pixels)
-    match execution.placement:
-        case Placement.CARD:
-            return Footprint(weights_bytes + compute, 0, weights_bytes)
-        case Placement.STREAM:
-            return Footprint(execution.budget_bytes + compute, weights_bytes, weights_bytes)
-        case Placement.CPU:
-            return Footprint(0, weights_bytes + compute, weights_bytes)
+    return placed(execution, weights_bytes=weights_bytes, compute_bytes=compute)

@@ -55,7 +55,7 @@ class DemoServer:
         self._state = folder / "state"
         self._log = folder / "server.log"
         self._config = folder / "tidegate.toml"
-        (language_model,) = synthesise("llama-tiny", folder)[:1]
+        language_model = synthesise("llama-tiny", folder)[0]
         settings = _SETTINGS.format(
             name=MODEL_NAME, model=model, talker=TALKER, language_model=language_model
         )

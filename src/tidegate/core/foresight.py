@@ -195,6 +195,8 @@ def _bring_back(state: State, model: Model) -> None:
     if (model.card or worker.name) in state.bindings or _is_taken(state, model.card):
         return
     wished = is_wished_up(model)
+    if state.policy.prewarm_ms < 0 and not wished:
+        return
     pushed = model.was_pushed and state.now_ms - model.used_ms < state.policy.idle_release_ms
     if model.tide is Tide.PARTIAL and (pushed or model.wish is Level.HOT):
         _refloat(state, model)
@@ -261,7 +263,7 @@ def _is_taken(state: State, card: str) -> bool:
 
 
 def _lead_ms(state: State, model: Model) -> int:
-    return 2 * state.catalog.level_cost_ms(model.name, "rising") + 1_000
+    return 2 * state.catalog.level_cost_ms(model.name, "rising") + state.policy.prewarm_ms
 
 
 def _refloat(state: State, model: Model) -> None:

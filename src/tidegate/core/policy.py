@@ -87,6 +87,9 @@ class Policy:
     guest_wait_max_ms: int = 60_000
     # Decode is negotiated when sampling is expected to take no longer than this any more.
     look_ahead_ms: int = 4_000
+    # A model that is expected is brought back so much earlier than its return takes twice. Below zero none
+    # comes back before it is asked for, not even when it was pushed and there is room.
+    prewarm_ms: int = 1_000
     # Tending (bring-back, idle release, pre-warm) happens at least this often while there is something to
     # tend.
     tend_ms: int = 15_000

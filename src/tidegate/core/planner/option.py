@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import assert_never
 
-from tidegate.core.stage import Execution
+from tidegate.core.stage import Execution, Placement
 
 
 class Provenance(enum.StrEnum):
@@ -33,6 +34,19 @@ class Footprint:
         assert self.card_bytes >= 0 and self.ram_bytes >= 0 and self.weights_bytes >= 0, (
             "bytes are not negative"
         )
+
+
+def placed(execution: Execution, *, weights_bytes: int, compute_bytes: int) -> Footprint:
+    """Where the bytes of a stage lie by its placement, for whoever knows them without an engine."""
+    match execution.placement:
+        case Placement.CARD:
+            return Footprint(weights_bytes + compute_bytes, 0, weights_bytes)
+        case Placement.STREAM:
+            return Footprint(execution.budget_bytes + compute_bytes, weights_bytes, weights_bytes)
+        case Placement.CPU:
+            return Footprint(0, weights_bytes + compute_bytes, weights_bytes)
+        case _:
+            assert_never(execution.placement)
 
 
 @dataclass(frozen=True, slots=True)
