@@ -39,6 +39,20 @@ def test_no_command_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"tidegate {__version__}\n"
 
 
+def test_models_are_listed_and_loaded(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--server", server.url]) == 0
+    assert "tiny  default" in capsys.readouterr().out
+    assert run(["models", "tiny", "--load", "--json", "--server", server.url]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["files"]
+    assert run(["models", "none", "--server", server.url]) == 2
+    assert "There is no model 'none'. There are: tiny" in capsys.readouterr().err
+    assert run(["models", "tiny", "--level", "hot", "--server", server.url]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run(["models", "--unload", "--server", server.url]) == 2
+    assert "tidegate models" in capsys.readouterr().err
+
+
 def test_a_missing_name_lists_the_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["synth"]) == 2
     said = capsys.readouterr().err

@@ -23,6 +23,7 @@ from tidegate.cli.demo import demo
 from tidegate.cli.doctor import doctor
 from tidegate.cli.image import image
 from tidegate.cli.jobs import jobs
+from tidegate.cli.models import models
 from tidegate.cli.plan import plan
 from tidegate.cli.replay import replay
 from tidegate.cli.serve import serve
@@ -46,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, image, chat, demo, jobs, plan, top, doctor, replay, synth):
+for command in (serve, image, chat, demo, models, jobs, plan, top, doctor, replay, synth):
     app.command()(command)
 
 
