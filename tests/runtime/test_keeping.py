@@ -44,7 +44,8 @@ def add(gallery: Gallery, number: int, *, size_bytes: int = 10) -> None:
         pixels_sha256="",
         parameters="",
     )
-    assert not gallery.add(view, bytes([number]) * 10)
+    gallery.take(view, bytes([number]) * 10)
+    assert not gallery.file()
 
 
 def test_the_oldest_images_go_first_with_their_files(tmp_path: Path) -> None:
@@ -74,7 +75,8 @@ def test_a_picture_that_two_images_share_stays_for_the_second(tmp_path: Path) ->
     add(gallery, 1)
     view = gallery.view("image1")
     for name in ("a", "b"):
-        gallery.add(ImageView(**{**_fields(view), "id": name}), bytes([1]) * 10)
+        gallery.take(ImageView(**{**_fields(view), "id": name}), bytes([1]) * 10)
+    assert not gallery.file()
     assert gallery.png("b") == bytes([1]) * 10
 
 

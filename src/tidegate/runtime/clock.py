@@ -17,3 +17,7 @@ class Clock:
     def now_ms(self) -> int:
         """The time now."""
         return self._base_ms + time.monotonic_ns() // 1_000_000
+
+    def wait_for_tick(self) -> None:
+        """Wait until it is a millisecond later than now, which is less than one. Blocks."""
+        time.sleep((1_000_000 - time.monotonic_ns() % 1_000_000) / 1e9)

@@ -16,9 +16,11 @@ from typing import Final
 
 from tidegate.core import effects as ef
 from tidegate.core.image.failure import Failure
+from tidegate.core.image.job import JobPhase
 from tidegate.core.stage import Execution, Placement, Stage
 from tidegate.runtime.assignment import Assignment, Spoilt
 from tidegate.runtime.clock import Clock
+from tidegate.runtime.filing import Filing
 from tidegate.runtime.gallery import Gallery
 from tidegate.runtime.jobbook import Frame, JobBook
 from tidegate.runtime.journal import records as rec
@@ -56,6 +58,7 @@ class Darkroom:
         embeddings: dict[str, Embedding],
         embeddings_bytes_max: int,
         on_problem: Callable[[str], None],
+        remember: Callable[[Sequence[Record]], None],
     ) -> None:
         self._store = store
         self._gallery = gallery
@@ -68,6 +71,12 @@ class Darkroom:
         self._on_problem = on_problem
         self._unsaved: dict[tuple[str, Stage], str] = {}
         self._troubles = {"work": "", "images": ""}
+        self.filing = Filing(
+            gallery,
+            thread=threads.filing,
+            remember=remember,
+            on_trouble=lambda text: self._trouble("images", text),
+        )
         self.models = models
         self.engine_build = engine_build
         self.remarks: dict[str, str] = {}
@@ -272,6 +281,8 @@ class Darkroom:
 
     def clear(self, frame: Frame) -> None:
         """The image has ended: nothing is needed for it any more but what others remember."""
+        if frame.outcome is JobPhase.DONE:
+            self.filing.committed(frame.name)
         kept = self._book.objects() | {known.sha256 for known in self._embeddings.values()}
         gone = {checkpoint.sha256 for checkpoint in frame.checkpoints.values()} - kept - {""}
         gone -= self._gallery.objects()
@@ -295,16 +306,14 @@ class Darkroom:
     ) -> list[Record]:
         frame, execution = assignment.frame, assignment.task.execution
         frame.executions[Stage.DECODE] = execution
-        is_blank = await on(self._threads.pictures, self._print, assignment, done.sha256, exchange)
-        if is_blank:
-            raise Spoilt(Failure.BLANK, "the image is of one colour")
+        picture = await on(self._threads.pictures, self._print, assignment, done.sha256, exchange)
         checkpoint = Checkpoint(
             stage=Stage.DECODE, sha256="", engine_build=self.engine_build, execution=execution
         )
-        return [rec.stage_kept(frame.name, checkpoint)]
+        return [rec.stage_kept(frame.name, checkpoint), picture]
 
-    def _print(self, assignment: Assignment, sha256: str, exchange: int) -> bool:
-        """Write the PNG; whether the picture is blank. On the `pictures` thread."""
+    def _print(self, assignment: Assignment, sha256: str, exchange: int) -> Record:
+        """Make the PNG and the record by which it is safe. Raises `Spoilt`. On the `pictures` thread."""
         view, data, is_blank = printed(
             assignment,
             exchange=exchange,
@@ -312,8 +321,12 @@ class Darkroom:
             at_ms=self._clock.now_ms(),
             made_with={"engine_build": self.engine_build, "device": self._device},
         )
-        self._trouble("images", self._gallery.add(view, data))
-        return is_blank
+        record = self.filing.take(view, data)
+        if is_blank:
+            # It may be delivered all the same, by an event that carries no record: it has files at once.
+            self.filing.write()
+            raise Spoilt(Failure.BLANK, "the image is of one colour")
+        return record
 
 
 def _holds(path: Path, sha256: str) -> bool:

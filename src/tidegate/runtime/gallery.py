@@ -57,28 +57,38 @@ class Gallery:
         self.trim()
         return damaged
 
-    def add(self, view: ImageView, png: bytes) -> str:
-        """Keep an image; one of the same id is replaced. Returns why it is only in memory, or "".
-
-        What an earlier full disk did not take is tried again first.
-        """
+    def take(self, view: ImageView, png: bytes) -> None:
+        """Keep an image in memory until `file`; one of the same id is replaced."""
         self._unsaved[view.id] = (view, png)
+        self._cards.pop(view.id, None)
+        self._cards[view.id] = Card(view=view, png_sha256=hashlib.sha256(png).hexdigest())
+
+    def file(self) -> str:
+        """Write the files of every image that is only in memory, also of those that an earlier full disk did
+        not take. Returns why some still have none, or "".
+        """
         trouble = ""
-        for image, (waiting, data) in tuple(self._unsaved.items()):
-            card = Card(view=waiting, png_sha256=hashlib.sha256(data).hexdigest())
-            self._cards.pop(image, None)
-            self._cards[image] = card
+        for image, (_, data) in tuple(self._unsaved.items()):
+            card = self._cards.get(image)
+            if card is None:
+                continue  # Deleted meanwhile.
             try:
                 self._store.put(data)
-                artifacts.write_atomically(self._folder / f"{image}.json", msgspec.json.encode(card))
+                artifacts.write_atomically(self._card_path(image), msgspec.json.encode(card))
             except OSError as error:
                 trouble = f"Images cannot be saved: {error.strerror}. They are kept in memory for now."
                 continue
-            del self._unsaved[image]
-        while len(self._unsaved) > UNSAVED_MAX:
+            self._unsaved.pop(image, None)
+            if image not in self._cards:  # Deleted while it was written.
+                self._card_path(image).unlink(missing_ok=True)
+        while trouble and len(self._unsaved) > UNSAVED_MAX:
             del self._unsaved[next(iter(self._unsaved))]
         self.trim()
         return trouble
+
+    def unsaved(self) -> dict[str, int]:
+        """Images that are only in memory, with their bytes."""
+        return {image: len(png) for image, (_, png) in self._unsaved.copy().items()}
 
     def trim(self) -> None:
         """Let the oldest images go until what is kept is within its limits; the youngest one always stays."""
@@ -98,7 +108,7 @@ class Gallery:
         for card in too_many:
             # On a disk that takes no change they stay, and are counted again at the next start.
             with contextlib.suppress(OSError):
-                (self._folder / f"{card.view.id}.json").unlink(missing_ok=True)
+                self._card_path(card.view.id).unlink(missing_ok=True)
                 if card.png_sha256 not in kept:
                     self._store.remove(card.png_sha256)
 
@@ -121,8 +131,8 @@ class Gallery:
     def png(self, image: str) -> bytes:
         """The PNG file of an image. Raises ClientError."""
         path = self._store.path(self._card(image).png_sha256)
-        if image in self._unsaved:
-            return self._unsaved[image][1]
+        if (unsaved := self._unsaved.get(image)) is not None:
+            return unsaved[1]
         try:
             return path.read_bytes()
         except OSError as error:
@@ -135,9 +145,9 @@ class Gallery:
     def delete(self, image: str) -> None:
         """Remove an image. Raises ClientError and OSError."""
         card = self._card(image)
-        self._unsaved.pop(image, None)
-        (self._folder / f"{image}.json").unlink(missing_ok=True)
         del self._cards[image]
+        self._unsaved.pop(image, None)
+        self._card_path(image).unlink(missing_ok=True)
         if not any(other.png_sha256 == card.png_sha256 for other in self._cards.values()):
             with contextlib.suppress(OSError):  # the sweep at the next start takes it
                 self._store.path(card.png_sha256).unlink(missing_ok=True)
@@ -145,6 +155,9 @@ class Gallery:
     def objects(self) -> set[str]:
         """Every object that an image needs."""
         return {card.png_sha256 for card in self._cards.values()}
+
+    def _card_path(self, image: str) -> Path:
+        return self._folder / f"{image}.json"
 
     def _card(self, image: str) -> Card:
         try:

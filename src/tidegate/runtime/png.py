@@ -6,6 +6,7 @@ it is there whole or not at all. Where pixels come from is not known here.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import io
 import json
@@ -63,6 +64,7 @@ def parameters(request: ImageRequest, *, model: str, is_from_image: bool) -> str
     return "\n".join(lines)
 
 
+@functools.cache  # It is read from a file, and does not change while we run.
 def _version() -> str:
     try:
         return importlib.metadata.version("tidegate")

@@ -190,7 +190,7 @@ class Server:
         )
 
     def _darkroom(self, ground: Ground, site: Site) -> Darkroom:
-        return Darkroom(
+        darkroom = Darkroom(
             store=ground.store,
             gallery=ground.gallery,
             book=self._book,
@@ -202,7 +202,11 @@ class Server:
             embeddings=ground.found.embeddings,
             embeddings_bytes_max=self._settings.keep.embeddings_bytes_max,
             on_problem=self._storage_trouble,
+            remember=lambda records: ground.journal.append(None, records),
         )
+        darkroom.filing.resume(ground.found.pictures)
+        self._closing.callback(darkroom.filing.close)
+        return darkroom
 
     def _begin(
         self,

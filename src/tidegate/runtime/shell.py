@@ -108,9 +108,18 @@ class Shell:
             isinstance(effect, ef.FinishJob) for effect in effects
         )
         if is_promise:
+            # Looking changes nothing: what it shows is there when the disk is done.
+            effects = self._looked(effects)
             await self._journal.commit(event, records)
         else:
             self._journal.append(event, records)
         for effect in effects:
             self._perform(effect)
         self._on_handled(self.arbiter.state)
+
+    def _looked(self, effects: Sequence[ef.Effect]) -> tuple[ef.Effect, ...]:
+        """Take the samples that are asked for; what is left to do."""
+        for effect in effects:
+            if isinstance(effect, ef.Observe):
+                self._perform(effect)
+        return tuple(effect for effect in effects if not isinstance(effect, ef.Observe))

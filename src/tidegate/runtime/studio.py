@@ -163,12 +163,10 @@ class Studio:
         self._post(self._finished(task, load_ms=load_ms, run_ms=run_ms, card_peak_bytes=peak_bytes), records)
 
     async def _compute(self, task: ef.RunStage, assignment: Assignment, owner: str) -> messages.StageFinished:
-        command = msgspec.structs.replace(assignment.command, model=owner)
-        talk = self._process.talk
-        await talk.ask(messages.Measure(serial=0, resets_peaks=True, model=owner), messages.Measured)
+        command = msgspec.structs.replace(assignment.command, model=owner, resets_peaks=True)
         self._is_computing = True
         try:
-            return await talk.ask(
+            return await self._process.talk.ask(
                 command,
                 messages.StageFinished,
                 on_progress=lambda progress: self._on_progress(task, progress),

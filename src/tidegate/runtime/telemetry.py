@@ -82,9 +82,8 @@ class Telemetry:
                 asked_ms = wanted.get(pool, -1)
                 taken_ms = self._clock.now_ms()
                 if asked_ms >= taken_ms:
-                    # A sample counts only when it is younger than the question; the clock ticks in
-                    # milliseconds, so this waits for the next tick.
-                    threading.Event().wait(0.001)
+                    # A sample counts only when it is younger than the question.
+                    self._clock.wait_for_tick()
                     taken_ms = self._clock.now_ms()
                 self._looked_ms[pool] = taken_ms
                 sample = self._ram(taken_ms) if pool == RAM else self._card(pool, taken_ms)

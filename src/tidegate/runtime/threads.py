@@ -23,13 +23,14 @@ class Threads:
     def __init__(self) -> None:
         self.files = ThreadPoolExecutor(1, thread_name_prefix="tidegate-files")
         self.pictures = ThreadPoolExecutor(1, thread_name_prefix="tidegate-pictures")
+        self.filing = ThreadPoolExecutor(1, thread_name_prefix="tidegate-filing")
         self.prefetch = ThreadPoolExecutor(1, thread_name_prefix="tidegate-prefetch")
         self.endings = ThreadPoolExecutor(_ENDINGS_COUNT, thread_name_prefix="tidegate-endings")
         self.processes = ThreadPoolExecutor(1, thread_name_prefix="tidegate-processes")
 
     def close(self) -> None:
         """Wait for what is being done; children must have ended before."""
-        for executor in (self.prefetch, self.pictures, self.files, self.endings, self.processes):
+        for executor in (self.prefetch, self.pictures, self.filing, self.files, self.endings, self.processes):
             executor.shutdown(wait=True, cancel_futures=True)
 
 

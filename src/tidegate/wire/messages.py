@@ -124,6 +124,7 @@ class RunStage(Message, frozen=True, kw_only=True):
     Roles: denoise needs `embeddings` and perhaps `init_latent`, decode needs `latent`. Pixels travel through
     the exchange, a memory file that both processes hold: encode_image reads RGB rows from it, decode writes
     them to it. `fingerprint` goes into the output, so that a later process can tell whose it is.
+    `resets_peaks` starts new high-water marks, so that those reported are the stage's own.
     """
 
     serial: int
@@ -136,6 +137,7 @@ class RunStage(Message, frozen=True, kw_only=True):
     fingerprint: dict[str, str] = msgspec.field(default_factory=dict)
     previews: bool = False
     model: str = ""
+    resets_peaks: bool = False
 
 
 class Measure(Message, frozen=True, kw_only=True):

@@ -226,6 +226,8 @@ class Engine:
         """Run one stage and leave its result in a file, or in the exchange if it is pixels."""
         if self._outside.is_cancelled(command.serial):
             raise sdstage.Cancelled("cancelled before it began")
+        if command.resets_peaks:
+            self._opened(command.model).reset_peaks()
         began = time.monotonic()
         sha256, storage_error = self._result(command)
         held = self._opened(command.model).stage_bytes()

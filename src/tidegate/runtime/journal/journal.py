@@ -14,10 +14,12 @@ Owns the thread and what is kept for how long. Tables are the neighbour `schema`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,9 @@ NOTICES_MAX: Final = 10_000
 BATCH_MAX: Final = 256
 # What nobody waits for gathers this long, so that the writer computes between requests and not during them.
 GATHER_S: Final = 0.05
+# The replica catches up while nothing is to be written, so that nobody who waits for the disk waits for it
+# too. So many events behind, some 0.1 s of work, it keeps pace.
+LAG_MAX: Final = 500
 # Records that wait for a disk that takes nothing. Each is a few hundred bytes.
 BACKLOG_MAX: Final = 20_000
 
@@ -71,7 +76,7 @@ class Journal:
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._write, name="tidegate-journal")
         self._replica: Arbiter | None = None
-        self._unseen: list[ev.Event] = []
+        self._unseen: deque[ev.Event] = deque()
         self._backlog: list[Record] = []
         self._number = 0
         self._snapshot_number = 0
@@ -136,7 +141,7 @@ class Journal:
     def _write(self) -> None:
         is_last = False
         while not is_last:
-            batch = [self._entries.get()]
+            batch = [self._next()]
             if self._entries.qsize() < BATCH_MAX:
                 self._hurry.wait(GATHER_S)
             # Cleared before the rest is taken: whoever is in a hurry after that finds it set again.
@@ -150,14 +155,21 @@ class Journal:
             for entry in batch:
                 if entry.written is not None:
                     entry.written()
-            # Whoever waited for the disk goes on while the replica catches up.
-            self._catch_up()
+
+    def _next(self) -> _Entry:
+        """What is to be written next; while there is nothing, the replica catches up."""
+        if 0 < len(self._unseen) < LAG_MAX:
+            with contextlib.suppress(queue.Empty):
+                return self._entries.get(timeout=GATHER_S)
+        while self._unseen and (self._entries.empty() or len(self._unseen) >= LAG_MAX):
+            self._see()
+        return self._entries.get()
 
     def _commit(self, batch: list[_Entry], *, is_last: bool) -> None:
         rows, records = self._taken_in(batch)
         self._backlog += records
         snapshot: bytes | None = None
-        if self._is_holed or is_last or self._number - self._snapshot_number >= self._snapshot_events:
+        if self._is_holed or is_last or self._is_snapshot_due():
             self._catch_up()
             snapshot = codec.snapshot_bytes(self._replica) if self._replica is not None else None
         is_full = any(entry.written is not None for entry in batch) or is_last
@@ -173,6 +185,12 @@ class Journal:
         if self._trouble:
             self._trouble = ""
             self._on_problem("")
+
+    def _is_snapshot_due(self) -> bool:
+        """A little before it must be there is well, where the replica has caught up but for this batch."""
+        count = self._number - self._snapshot_number
+        is_easy = len(self._unseen) <= BATCH_MAX
+        return count >= self._snapshot_events - (self._snapshot_events // 4 if is_easy else 0)
 
     def _taken_in(self, batch: list[_Entry]) -> tuple[list[tuple[int, int, str, bytes]], list[Record]]:
         rows: list[tuple[int, int, str, bytes]] = []
@@ -192,10 +210,14 @@ class Journal:
 
     def _catch_up(self) -> None:
         """Let the replica take in what was written."""
-        for event in self._unseen:
-            if self._replica is not None:
-                self._replica.handle(event)
-        self._unseen.clear()
+        while self._unseen:
+            self._see()
+
+    def _see(self) -> None:
+        event = self._unseen.popleft()
+        if self._replica is not None:
+            self._replica.handle(event)
+        time.sleep(0)  # Between two events the loop may compute.
 
     def _transact(
         self, rows: list[tuple[int, int, str, bytes]], snapshot: bytes | None, *, is_full: bool
@@ -234,6 +256,7 @@ class Journal:
 
     def _fail(self, error: sqlite3.Error) -> None:
         self._is_holed = True
+        self._backlog = [record for record in self._backlog if not record.is_heavy]
         del self._backlog[: max(0, len(self._backlog) - BACKLOG_MAX)]
         trouble = str(error)
         if trouble != self._trouble:

@@ -13,15 +13,17 @@ import msgspec
 from tidegate.core.notice import Notice
 from tidegate.core.planner.option import Footprint
 from tidegate.core.stage import Execution, Stage
+from tidegate.runtime.views import ImageView
 from tidegate.wire.messages import ImageRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One statement with its values."""
+    """One statement with its values. A heavy one is not kept in memory for a disk that takes nothing."""
 
     sql: str
     values: tuple[str | int | bytes, ...] = ()
+    is_heavy: bool = False
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,6 +52,13 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     used_at_ms: int
     execution: Execution
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished picture with everything that is known about it, until it has files of its own."""
+
+    view: ImageView
+    png: bytes
 
 
 def job_accepted(job: str, ticket: Ticket, *, key: str, at_ms: int, images: tuple[str, ...]) -> list[Record]:
@@ -111,6 +120,20 @@ def job_forgotten(job: str) -> list[Record]:
         Record("DELETE FROM images WHERE job = ?", (job,)),
         Record("DELETE FROM jobs WHERE id = ?", (job,)),
     ]
+
+
+def picture_made(view: ImageView, png: bytes) -> Record:
+    """A picture is safe before it has files."""
+    return Record(
+        "INSERT OR REPLACE INTO pictures (image, view, png) VALUES (?, ?, ?)",
+        (view.id, msgspec.json.encode(view), png),
+        is_heavy=True,
+    )
+
+
+def picture_filed(image: str) -> Record:
+    """A picture has files, or nobody wants it any more."""
+    return Record("DELETE FROM pictures WHERE image = ?", (image,))
 
 
 def embedding_kept(key: str, embedding: Embedding) -> Record:

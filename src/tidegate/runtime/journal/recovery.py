@@ -19,7 +19,8 @@ from tidegate.core.image.job import JobPhase
 from tidegate.core.planner.option import Footprint
 from tidegate.core.stage import Execution, Stage
 from tidegate.runtime.journal import codec
-from tidegate.runtime.journal.records import Checkpoint, Embedding, Ticket
+from tidegate.runtime.journal.records import Checkpoint, Embedding, Picture, Ticket
+from tidegate.runtime.views import ImageView
 
 Row = TypeVar("Row")
 
@@ -55,6 +56,7 @@ class Recovered:
     jobs: dict[str, SavedJob] = field(default_factory=dict)
     embeddings: dict[str, Embedding] = field(default_factory=dict)
     footprints: dict[str, Footprint | None] = field(default_factory=dict)
+    pictures: dict[str, Picture] = field(default_factory=dict)
     snapshot: bytes = b""
     snapshot_number: int = 0
     events: list[ev.Event] = field(default_factory=list)
@@ -82,6 +84,11 @@ def recovered(connection: sqlite3.Connection) -> Recovered:
     for key, data in rows.read("SELECT key, data FROM footprints", tuple[str, bytes]):
         with rows.judged():
             found.footprints[key] = msgspec.msgpack.decode(data, type=Footprint | None)
+    for image, view, png in rows.read(
+        "SELECT image, view, png FROM pictures ORDER BY rowid", tuple[str, bytes, bytes]
+    ):
+        with rows.judged():
+            found.pictures[image] = Picture(view=msgspec.json.decode(view, type=ImageView), png=png)
     if rows.damaged_count:
         found.problems.append(
             f"{rows.damaged_count} rows of the journal are damaged and were left out. What they said about "

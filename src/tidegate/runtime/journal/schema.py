@@ -43,6 +43,9 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     );
     CREATE INDEX images_of_job ON images (job);
     """,
+    """
+    CREATE TABLE pictures (image TEXT PRIMARY KEY, view BLOB NOT NULL, png BLOB NOT NULL);
+    """,
 )
 VERSION: Final = len(MIGRATIONS)
 # How long a reader in another process (`tidegate replay`) may hold up a commit before it counts as failed.
