@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Final, Self  # Any: what a server answers is JSON of any shape
 
 import httpx2
@@ -62,9 +62,15 @@ class Caller:
         """The answer to a question."""
         return self._asked("GET", path, params=query)
 
-    def post(self, path: str, body: Mapping[str, object] | None = None) -> Any:  # Any: see the import
-        """The answer to a command."""
-        return self._asked("POST", path, json=body)
+    def post(
+        self, path: str, body: Mapping[str, object] | None = None, *, accepted: Collection[int] = ()
+    ) -> Any:  # Any: see the import
+        """The answer to a command; one of the `accepted` statuses is an answer, too."""
+        return self._asked("POST", path, accepted=accepted, json=body)
+
+    def put(self, path: str, body: Mapping[str, object], *, answer_max_s: float = ANSWER_MAX_S) -> Any:
+        """The answer to a change."""
+        return self._asked("PUT", path, json=body, timeout=answer_max_s)
 
     def delete(self, path: str) -> None:
         """Give something back, or have it removed."""
@@ -100,10 +106,12 @@ class Caller:
     def _asked(self, method: str, path: str, **how: Any) -> Any:  # Any: passed on to the client as it is
         return self._answered(method, path, **how).json()
 
-    def _answered(self, method: str, path: str, **how: Any) -> httpx2.Response:  # Any: as above
+    def _answered(
+        self, method: str, path: str, *, accepted: Collection[int] = (), **how: Any
+    ) -> httpx2.Response:  # Any: as above
         with self._reached():
             answer = self._client.request(method, path, **how)
-        if not answer.is_success:
+        if not (answer.is_success or answer.status_code in accepted):
             raise fault_of(answer)
         return answer
 

@@ -26,6 +26,7 @@ from tidegate.cli.jobs import jobs
 from tidegate.cli.models import models
 from tidegate.cli.plan import plan
 from tidegate.cli.replay import replay
+from tidegate.cli.run import run as run_beside
 from tidegate.cli.serve import serve
 from tidegate.cli.synth import synth
 from tidegate.cli.top import top
@@ -49,6 +50,8 @@ app = typer.Typer(
 )
 for command in (serve, image, chat, demo, models, jobs, plan, top, doctor, replay, synth):
     app.command()(command)
+# What stands behind the program is the program's.
+app.command("run", context_settings={"allow_interspersed_args": False})(run_beside)
 
 
 @app.callback()

@@ -28,6 +28,7 @@ from tidegate.runtime.groundwork import Ground, laid
 from tidegate.runtime.guestdesk import GuestDesk
 from tidegate.runtime.jobbook import JobBook
 from tidegate.runtime.journal.records import Record
+from tidegate.runtime.kin import kin
 from tidegate.runtime.llm_registry import LlmRegistry
 from tidegate.runtime.newsroom import Newsroom
 from tidegate.runtime.parlour import FOLDER, Furniture, Parlour
@@ -302,7 +303,8 @@ class Server:
         workers = [
             (name, number, process.pid) for name, (number, process) in self._supervisor.named().items()
         ]
-        return workers + [(f"guest/{lease}", 0, pid) for lease, pid in self._present().items()]
+        guests = self._present().items()
+        return workers + [(f"guest/{lease}", 0, member) for lease, pid in guests for member in kin(pid)]
 
     def _present(self) -> dict[str, int]:
         """Guests with their processes. Who was denied or let its lease run out is a guest no more."""

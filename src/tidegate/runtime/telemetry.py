@@ -27,7 +27,7 @@ QUIET_MS: Final = 5_000
 # Changes of RAM smaller than this are the noise of a living machine.
 RAM_NOISE_BYTES: Final = 32 << 20
 
-# Worker, incarnation and process id of every live worker.
+# Holder, incarnation and process id of every live worker and guest; a guest may have several processes.
 Holders = Callable[[], Iterable[tuple[str, int, int]]]
 
 
@@ -121,8 +121,8 @@ class Telemetry:
 
     def _card(self, pool: str, taken_ms: int) -> PoolObserved:
         use = self._premises.see()
-        holders = tuple(
-            Holding(name, incarnation, use.process_bytes[pid])
+        holders = _summed(
+            (name, incarnation, use.process_bytes[pid])
             for name, incarnation, pid in self._holders()
             if pid in use.process_bytes
         )
@@ -134,8 +134,8 @@ class Telemetry:
         memory = read_host_memory()
         # A virtual card computes in RAM, and what it plays is counted on the card.
         played = self._premises.see().process_bytes if self._premises.is_virtual else {}
-        holders = tuple(
-            Holding(name, incarnation, max(0, _private_bytes(pid) - played.get(pid, 0)))
+        holders = _summed(
+            (name, incarnation, max(0, _private_bytes(pid) - played.get(pid, 0)))
             for name, incarnation, pid in self._holders()
         )
         # A limit set by the user is meant for what we use; what the machine lacks beside it is foreign use.
@@ -144,6 +144,16 @@ class Telemetry:
         return PoolObserved(
             at_ms=taken_ms, pool=RAM, taken_ms=taken_ms, used_bytes=used_bytes, holders=holders
         )
+
+
+def _summed(held: Iterable[tuple[str, int, int]]) -> tuple[Holding, ...]:
+    """What each holder has with all of its processes."""
+    sums: dict[tuple[str, int], int] = {}
+    for name, incarnation, amount_bytes in held:
+        sums[name, incarnation] = sums.get((name, incarnation), 0) + amount_bytes
+    return tuple(
+        Holding(name, incarnation, amount_bytes) for (name, incarnation), amount_bytes in sums.items()
+    )
 
 
 def _private_bytes(pid: int) -> int:

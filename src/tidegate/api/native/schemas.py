@@ -165,7 +165,10 @@ class LeaseWish(Body):
 
 
 class LeaseOut(BaseModel):
-    """A lease. `expires_ms` is Unix time; `asked_back` says why it should be released soon, if it should."""
+    """A lease. `expires_ms` is Unix time; `asked_back` says why it should be released soon, if it should.
+
+    Of one that is denied after it waited, `largest_now_bytes` and `alternatives` say what could be had.
+    """
 
     lease: str
     state: GuestState
@@ -173,6 +176,8 @@ class LeaseOut(BaseModel):
     eta_ms: int
     expires_ms: int
     asked_back: str
+    largest_now_bytes: int = 0
+    alternatives: list[str] = []
 
     @classmethod
     def of(cls, view: LeaseView) -> Self:
@@ -184,6 +189,8 @@ class LeaseOut(BaseModel):
             eta_ms=view.eta_ms,
             expires_ms=view.expires_ms,
             asked_back=view.asked_back,
+            largest_now_bytes=view.largest_now_bytes,
+            alternatives=list(view.alternatives),
         )
 
 
