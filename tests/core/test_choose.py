@@ -8,7 +8,7 @@ import pytest
 
 from tidegate.core.faults import CapacityError
 from tidegate.core.image.failure import Attempt, Failure
-from tidegate.core.image.ladder import ATTEMPTS_MAX, LADDER, Rung, climb, next_rung, rung_of
+from tidegate.core.image.ladder import ATTEMPTS_MAX, KILLS_MAX, LADDER, Rung, climb, next_rung, rung_of
 from tidegate.core.notice import NoticeKind, notices_of
 from tidegate.core.planner import (
     Concession,
@@ -287,6 +287,9 @@ def test_neighbours_hear_how_much_smaller_they_had_to_be() -> None:
         ([Attempt(WHOLE, Failure.NOT_FINITE)], Rung.CPU),
         ([Attempt(WHOLE, Failure.KILLED)], Rung.CARD),
         ([Attempt(WHOLE, Failure.KILLED), Attempt(WHOLE, Failure.KILLED)], Rung.TILED),
+        ([Attempt(WHOLE, Failure.KILLED)] * 2 + [Attempt(TILE, Failure.KILLED)], Rung.TILED),
+        ([Attempt(CPU, Failure.KILLED)] * ATTEMPTS_MAX * 2, Rung.CPU_SMALLEST_TILE),
+        ([Attempt(CPU, Failure.KILLED)] * KILLS_MAX, None),
         ([Attempt(CPU, Failure.DIED)] * ATTEMPTS_MAX, None),
     ],
 )

@@ -12,7 +12,7 @@ from tidegate.core.house import CardDescriptor, House, ImageModel
 from tidegate.core.lease import LeasePhase
 from tidegate.core.notice import NoticeKind
 from tidegate.core.quantity import GIB
-from tidegate.core.stage import Component, Stage
+from tidegate.core.stage import Component, Placement, Stage
 from tidegate.core.worker import WorkerPhase
 
 IMAGE = "image/gpu0"
@@ -118,6 +118,46 @@ def test_one_that_is_killed_whenever_it_begins_rests_in_the_end() -> None:
     assert worker.kills_count == 0, "a finished stage clears the record"
 
 
+def _killed(seen: Recorder, stage: Stage, *, at_step: int = 0) -> None:
+    """Somebody kills the worker of the next run of a stage: as soon as it runs, or after this step."""
+    run = _running(seen, stage)
+    while at_step:
+        assert seen.world.step()
+        if isinstance(heard := seen.world.log[-1], ev.StageProgressed) and heard.step == at_step:
+            break
+    process = seen.world.process_of(run.worker, run.incarnation)
+    assert process is not None
+    seen.world.die(process, signal=9, by_others=True)
+    _told(seen, ev.WorkerExited)
+
+
+def test_an_image_whose_worker_is_killed_again_and_again_is_done_in_the_end() -> None:
+    seen = Recorder(house(16 * GIB, llms=0), job(0))
+    for stage, count in ((Stage.ENCODE, 9), (Stage.DENOISE, 12), (Stage.DECODE, 20)):
+        for _ in range(count):
+            _killed(seen, stage)
+    seen.until(seen.world.now_ms + 600_000)
+    assert [end.outcome for end in seen.effects if isinstance(end, ef.FinishJob)] == [ef.Outcome.DONE]
+    placements = [placement for stage, placement, _ in seen.stages() if stage is Stage.DENOISE]
+    assert placements[:3] == [Placement.CARD, Placement.CARD, Placement.STREAM], "two kills, one rung lower"
+
+
+def test_a_kill_after_a_step_that_nobody_had_done_before_costs_no_rung() -> None:
+    seen = Recorder(house(16 * GIB, llms=0), job(0))
+    _killed(seen, Stage.DENOISE)
+    for step in (4, 8):
+        _killed(seen, Stage.DENOISE, at_step=step)
+    state = seen.world.arbiter.state
+    assert state.jobs["job0"].tried == [] and state.workers[IMAGE].kills_count == 1
+    assert any("goes on from its tape" in line for line in seen.world.arbiter.story("job0"))
+    # Nothing new any more, so this one counts.
+    _killed(seen, Stage.DENOISE, at_step=8)
+    assert len(state.jobs["job0"].tried) == 1
+    seen.until(seen.world.now_ms + 60_000)
+    assert [place for stage, place, _ in seen.stages() if stage is Stage.DENOISE] == [Placement.CARD] * 5
+    assert [end.outcome for end in seen.effects if isinstance(end, ef.FinishJob)] == [ef.Outcome.DONE]
+
+
 def test_an_answer_clears_the_record_of_those_who_gave_it() -> None:
     seen = Recorder(house(16 * GIB), chat(0, "a"))
     workers = seen.world.arbiter.state.workers
@@ -129,10 +169,10 @@ def test_an_answer_clears_the_record_of_those_who_gave_it() -> None:
 
 
 def _running(seen: Recorder, stage: Stage) -> ef.RunStage:
-    """Let time pass until this stage runs."""
+    """Let time pass until this stage runs, in a process that lives."""
     while seen.world.step():
         runs = [effect for effect in seen.effects if isinstance(effect, ef.RunStage)]
-        if runs and runs[-1].stage is stage:
+        if runs and runs[-1].stage is stage and seen.world.process_of(IMAGE, runs[-1].incarnation):
             return runs[-1]
     raise AssertionError(f"{stage} never ran")
 

@@ -216,6 +216,10 @@ class Studio:
             signal = (0, 6, 11)[world.chance.number("signal", 0, 2)]
             world.later(world.chance.number("dies", 1, 2_000), lambda: world.die(process, signal=signal))
             return
+        if world.fault("kill", "stage", world.faults.kill):
+            # Early or late: the stage may just be done.
+            after_ms = world.chance.number("kills after", 1, 900)
+            world.later(after_ms, lambda: world.die(process, signal=9, by_others=True))
         if effect.stage in _BEFORE and world.fault("lose", "stage", world.faults.lose):
             world.later(world.chance.number("loses", 1, 50), lambda: self._lose(process, effect))
             return

@@ -43,6 +43,7 @@ class Faults:
     leak: int = 0
     deaf: int = 0  # Ignores an ask, or SIGTERM.
     lose: int = 0  # What an earlier stage saved is gone.
+    kill: int = 0  # Somebody outside ends the worker of a stage.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,8 @@ def _faults(chance: Chance) -> Faults:
     """Some seeds have a theme: one fault, often. The others have a little of everything."""
     names = ("die", "hang", "refuse", "garbage", "overshoot", "free_late", "leak", "deaf")
     theme = chance.number("theme", 0, 2 * len(names) - 1)
+    if chance.happens("killed again and again", 50):
+        return Faults(kill=chance.number("killed how often", 700, 980))
     if theme < len(names):
         return Faults(**{names[theme]: chance.number("theme strength", 100, 500)})
     return Faults(

@@ -180,7 +180,8 @@ class World:
         if names:
             self.counts.faults += 1
             self.counts.kinds.add("killed")
-            self.die(self.truth.processes[names[self.chance.number("victim", 0, len(names) - 1)]], signal=9)
+            victim = self.truth.processes[names[self.chance.number("victim", 0, len(names) - 1)]]
+            self.die(victim, signal=9, by_others=True)
 
     def _restart(self) -> None:
         """The arbiter's process is replaced: its state comes back from a snapshot, its children are gone."""
@@ -189,7 +190,7 @@ class World:
         saved = json.loads(json.dumps(self.arbiter.snapshot()))
         self.arbiter = Arbiter.restored(saved)
         for process in tuple(self.truth.processes.values()):
-            self._gone(process)
+            self._gone(process, by_others=True)
         self.deliver(ev.Restarted(at_ms=self.now_ms))
 
     # --- processes ---
@@ -199,11 +200,11 @@ class World:
         process = self.truth.processes.get(worker)
         return process if process is not None and process.incarnation == incarnation else None
 
-    def die(self, process: Process, *, signal: int = 0) -> None:
+    def die(self, process: Process, *, signal: int = 0, by_others: bool = False) -> None:
         """A process ends, and somewhat later the arbiter hears of it."""
         if process.is_dead:
             return
-        self._gone(process)
+        self._gone(process, by_others=by_others)
 
         def reaped() -> None:
             self.deliver(
@@ -216,9 +217,10 @@ class World:
         if self.fault("twice", "reaped", self.faults.die):
             self.later(self.chance.number("reaped again", 100, 3_000), reaped)
 
-    def _gone(self, process: Process) -> None:
+    def _gone(self, process: Process, *, by_others: bool) -> None:
+        """Ended by others it says nothing against the stage that it was busy with."""
         process.is_dead = True
-        if process.busy_with:
+        if process.busy_with and not by_others:
             self.judge.jobs[process.busy_with.partition("#")[0]].failed_attempts += 1
         self.talk.lost(process)
         del self.truth.processes[process.worker]

@@ -58,6 +58,8 @@ def look_ahead(state: State, event: ev.StageProgressed) -> None:
     worker = state.workers[run.worker]
     state.set_alarm(Alarm.STAGE, worker.name, in_ms=staging.stage_wait_ms(state, job, run))
     _note_step(state, run, event)
+    if job.phase is JobPhase.DENOISE:
+        stages.got_on(state, job, run, step=event.step)
     if run.looked_ahead or run.is_stopping or job.phase is not JobPhase.DENOISE or len(job.stages) < 2:
         return
     slot = slot_of(worker.card, worker.name)

@@ -73,6 +73,7 @@ class Run:
     heard_ms: int = 0  # When a step was last heard of.
     interval_ms: int = 0  # How far apart the last two were.
     ends_ms: int = -1  # When it will be done, by the steps that were seen.
+    got_on: bool = False  # It did what no attempt before it had done, and what it did is kept.
     is_stopping: bool = False
     looked_ahead: bool = False  # The next stage was negotiated already.
 
@@ -98,6 +99,7 @@ class Job:
     losses_count: int = 0  # How often something that it had saved was gone.
     starts_count: int = 0  # How often the worker of this stage ended before it began.
     yields_count: int = 0  # How often it was stopped for somebody.
+    steps_kept: int = 0  # How far its tape reaches.
     is_resumed: bool = False  # The current stage goes on from its tape: how long it ran is not what it takes.
     refused_since_ms: int = -1  # Since when not even an emptied machine would do.
     is_cancelled: bool = False

@@ -39,9 +39,11 @@ _PIXELS = (Rung.CARD, Rung.TILED, Rung.SMALLEST_TILE, Rung.CPU, Rung.CPU_SMALLES
 LADDER: Mapping[Stage, tuple[Rung, ...]] = MappingProxyType(
     {Stage.ENCODE: _WEIGHTS, Stage.DENOISE: _WEIGHTS, Stage.DECODE: _PIXELS, Stage.ENCODE_IMAGE: _PIXELS}
 )
-# Every rung once, and the last one again for failures that no rung can cure, such as a worker killed from
-# outside.
+# Every rung once, and the last one again for failures that no rung can cure.
 ATTEMPTS_MAX = 8
+# Whoever kills a worker from outside says nothing about how the stage runs, so this is no number of ways but
+# of patience: the worker rests longer and longer in between (`supervision.py`), all in all ten minutes.
+KILLS_MAX = 64
 # A blank image is redone once; if it is blank again, somebody asked for one colour.
 BLANKS_MAX = 2
 
@@ -68,7 +70,8 @@ def is_at_end(tried: Sequence[Attempt]) -> bool:
     Arithmetic repeats itself: what was NaN twice in the same execution is NaN the next time, too.
     """
     repeats = bool(tried) and tried[-1].failure is Failure.NOT_FINITE and tried[-1] in tried[:-1]
-    return repeats or len(tried) >= ATTEMPTS_MAX
+    kills_count = sum(attempt.failure is Failure.KILLED for attempt in tried)
+    return repeats or len(tried) - kills_count >= ATTEMPTS_MAX or kills_count >= KILLS_MAX
 
 
 def next_rung(stage: Stage, tried: Sequence[Attempt], *, smallest_tile: int = 0) -> Rung | None:
@@ -77,21 +80,26 @@ def next_rung(stage: Stage, tried: Sequence[Attempt], *, smallest_tile: int = 0)
         return None
     rungs = LADDER[stage]
     floor = 0
-    for index, attempt in enumerate(tried):
+    killed: set[int] = set()
+    for attempt in tried:
         stood = rungs.index(rung_of(attempt.execution, smallest_tile))
-        floor = max(floor, _below(stage, attempt, stood=stood, before=tried[:index]))
+        floor = max(floor, _below(stage, attempt, stood=stood, again=stood in killed))
+        if attempt.failure is Failure.KILLED:
+            killed.add(stood)
     return rungs[min(floor, len(rungs) - 1)]
 
 
-def _below(stage: Stage, attempt: Attempt, *, stood: int, before: Sequence[Attempt]) -> int:
-    """Number of the rung below the one where the attempt stood, by the class of its failure."""
+def _below(stage: Stage, attempt: Attempt, *, stood: int, again: bool) -> int:
+    """Number of the rung below the one where the attempt stood, by the class of its failure; `again`: an
+    earlier one was killed on this rung.
+    """
     match attempt.failure:
         case Failure.NOT_FINITE:
             # A smaller tile computes the same numbers: only the CPU in full precision is a cure.
             return max(stood + 1, LADDER[stage].index(Rung.CPU))
         case Failure.KILLED:
-            # Whoever killed it, the placement was not at fault the first time.
-            again = any(old.failure is Failure.KILLED for old in before)
+            # Whoever killed it, the placement was not at fault the first time. What was killed after it had
+            # got on is not in the list at all (`forgiven`).
             return stood + 1 if again else stood
         case Failure.REFUSED | Failure.DIED | Failure.HANG | Failure.BLANK | Failure.ENGINE:
             return stood + 1
@@ -130,6 +138,15 @@ def climb(question: StageQuestion, tried: Sequence[Attempt]) -> Plan | Refusal:
     if isinstance(answer, Plan) or is_at_end(tried):
         return answer
     return choose(question)
+
+
+def forgiven(tried: Sequence[Attempt], execution: Execution) -> list[Attempt]:
+    """The attempts that still count after one that was killed from outside and had got on: those before it
+    that were killed running like it had bad luck too.
+    """
+    return [
+        attempt for attempt in tried if (attempt.failure, attempt.execution) != (Failure.KILLED, execution)
+    ]
 
 
 def is_delivered_blank(tried: Sequence[Attempt]) -> bool:

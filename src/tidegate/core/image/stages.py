@@ -13,13 +13,14 @@ from tidegate.core.catalog import SizeKey
 from tidegate.core.house import Sight
 from tidegate.core.image.failure import Attempt, Failure
 from tidegate.core.image.job import Job, JobPhase, Run
+from tidegate.core.image.ladder import forgiven
 from tidegate.core.image.staging import COMPUTE
 from tidegate.core.lease import LeasePhase
 from tidegate.core.llm.tide import CONTEXT
 from tidegate.core.notice import blank_delivered, drifted, made_again
 from tidegate.core.queue import enqueue, leave
 from tidegate.core.state import Alarm, BindingKind, State
-from tidegate.core.supervision import await_release, terminate
+from tidegate.core.supervision import SENT_BY_OTHERS, await_release, terminate
 from tidegate.core.worker import Worker
 
 
@@ -45,6 +46,7 @@ def finished(state: State, event: ev.StageFinished) -> None:
     _settle(state, worker, run, keeps_component=True)
     job.tried = []
     job.starts_count = 0
+    job.steps_kept = 0
     job.is_resumed = False
     job.stages = job.stages[1:]
     state.tell(job.name, f"{stage} done in {event.load_ms + event.run_ms} ms")
@@ -54,8 +56,6 @@ def finished(state: State, event: ev.StageFinished) -> None:
         end(state, job, JobPhase.DONE)
         return
     _requeue(state, job, finished=True)
-    if job.is_cancelled:
-        end(state, job, JobPhase.CANCELLED)
 
 
 def _learn(state: State, job: Job, run: Run, *, event: ev.StageFinished) -> None:
@@ -121,8 +121,6 @@ def stopped(state: State, event: ev.StageStopped) -> None:
     _settle(state, worker, run, keeps_component=True)
     worker.job = ""
     _requeue(state, job)
-    if job.is_cancelled:
-        end(state, job, JobPhase.CANCELLED)
 
 
 def checkpoint_lost(state: State, event: ev.CheckpointLost) -> None:
@@ -142,9 +140,8 @@ def checkpoint_lost(state: State, event: ev.CheckpointLost) -> None:
     state.notify(made_again(job.name, again))
     job.stages = (*again, *job.stages)
     job.tried = []
+    job.steps_kept = 0
     _requeue(state, job)
-    if job.is_cancelled:
-        end(state, job, JobPhase.CANCELLED)
 
 
 def lost(state: State, worker: Worker, *, signal: int | None, hung: bool) -> None:
@@ -158,24 +155,40 @@ def lost(state: State, worker: Worker, *, signal: int | None, hung: bool) -> Non
     if signal is None:
         state.clear_alarm(Alarm.STAGE, worker.name)
         _requeue(state, job)  # Nothing failed; the same stage goes on from its tape.
-        if job.is_cancelled:
-            end(state, job, JobPhase.CANCELLED)
         return
     job.starts_count += not job.run.incarnation
     if not job.run.incarnation and not hung and job.starts_count <= state.policy.starts_max:
         # It ended before the stage began: that says nothing about how the stage was to run. What takes too
         # long even to start is on a slow machine, and shall be given more time.
         _requeue(state, job)
-        if job.is_cancelled:
-            end(state, job, JobPhase.CANCELLED)
         return
     failure = Failure.DIED
     if hung:
         failure = Failure.HANG
-    elif signal in (9, 15):
+    elif signal in SENT_BY_OTHERS:
         failure = Failure.KILLED
+    if failure is Failure.KILLED and job.run.got_on:
+        _go_on(state, job, job.run)
+        return
     state.clear_alarm(Alarm.STAGE, worker.name)
     _fell(state, job, job.run, failure=failure)
+
+
+def got_on(state: State, job: Job, run: Run, *, step: int) -> None:
+    """A step of sampling is done and on the tape: nobody who ends the worker now takes it away."""
+    if step > job.steps_kept:
+        job.steps_kept = step
+        run.got_on = True
+        state.workers[run.worker].kills_count = 0
+
+
+def _go_on(state: State, job: Job, run: Run) -> None:
+    """Killed from outside while it got on: as often as that happens, the image is done in the end."""
+    state.clear_alarm(Alarm.STAGE, run.worker)
+    told = f"{Failure.KILLED.text()} after step {job.steps_kept}"
+    state.tell(job.name, f"{job.stage} goes on from its tape: {told}")
+    job.tried = forgiven(job.tried, run.execution)
+    _requeue(state, job)
 
 
 def _fell(state: State, job: Job, run: Run, *, failure: Failure) -> None:
@@ -189,18 +202,21 @@ def _fell(state: State, job: Job, run: Run, *, failure: Failure) -> None:
         end(state, job, JobPhase.DONE)
         return
     job.tried.append(Attempt(run.execution, failure))
+    if failure is Failure.NOT_FINITE:
+        job.steps_kept = 0  # The tape goes with it.
     _requeue(state, job)
-    if job.is_cancelled:
-        end(state, job, JobPhase.CANCELLED)
 
 
 def _requeue(state: State, job: Job, *, finished: bool = False) -> None:
+    """Let it wait for its next turn, unless nobody wants it any more."""
     job.is_resumed = job.is_resumed or (job.phase is JobPhase.DENOISE and not finished)
     job.run = None
     drop_bindings(state, job)
     job.to(JobPhase.QUEUED, state.stories.of(job.name))
     job.waiting_since_ms = state.now_ms
     enqueue(state, job)
+    if job.is_cancelled:
+        end(state, job, JobPhase.CANCELLED)
 
 
 def drop_bindings(state: State, job: Job) -> None:
@@ -216,8 +232,6 @@ def abandon(state: State, job: Job, worker: Worker) -> None:
     assert run is not None, "a granted stage has a run"
     _settle(state, worker, run, keeps_component=False)
     _requeue(state, job)
-    if job.is_cancelled:
-        end(state, job, JobPhase.CANCELLED)
 
 
 def hung(state: State, worker: Worker) -> None:
