@@ -52,7 +52,7 @@ def check_card(folder: Path, model: Path, *, count: int) -> None:
 
 
 class Gauge:
-    """Private memory of a server's workers, looked at all the time; the most there was."""
+    """Private memory of a server and all its processes, looked at all the time; the most there was."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -72,7 +72,7 @@ class Gauge:
     def _watch(self) -> None:
         while not self._ends.wait(SAMPLE_MS / 1000):
             used_bytes = 0
-            for process in self._place.family()[1:]:
+            for process in self._place.family():
                 with contextlib.suppress(psutil.Error):  # it ended meanwhile
                     memory = process.memory_info()
                     used_bytes += memory.rss - memory.shared
@@ -80,7 +80,7 @@ class Gauge:
 
 
 def check_ram(folder: Path, model: Path, *, count: int) -> None:
-    """On the CPU everything is RAM; what all workers hold together stays within what the user allows."""
+    """On the CPU everything is RAM; what server and workers hold stays within what the user allows."""
     place = Place(folder, model, house=House(card_bytes=0, ram_bytes=RAM_BYTES))
     with place.open(), Gauge(place).watching() as gauge:
         queue(place, count)

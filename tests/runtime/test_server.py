@@ -14,7 +14,7 @@ from serving_runs import made, order_of, pixels, settings_for
 from tidegate.core.effects import GuestState
 from tidegate.core.faults import ClientError
 from tidegate.core.image.job import JobPhase
-from tidegate.core.quantity import GIB
+from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import Stage
 from tidegate.runtime.cards.virtual import VirtualCard
 from tidegate.runtime.server import serving
@@ -37,6 +37,10 @@ def test_a_job_is_finished_by_real_workers_and_nothing_stays_charged(tmp_path: P
             assert "accepted, 2 stages to run" in gate.story(same.id)[0]
             with pytest.raises(ClientError, match="no image model"):
                 await gate.submit(order_of(model="nothing"))
+            ram = next(pool for pool in gate.vram().pools if pool.name == "ram")
+            seen = {tenant.name: tenant.observed_bytes for tenant in ram.tenants}
+            assert seen["server"] > 20 * MIB and seen["image/VCARD0"] > 20 * MIB, seen
+            assert "front" not in seen, "nobody needs one"
 
     asyncio.run(scene())
     with VirtualCard(tmp_path / "state" / "card-3GiB.vcard") as card:

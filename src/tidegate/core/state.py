@@ -163,6 +163,8 @@ def fresh_state(house: House, policy: Policy) -> State:
         )
     for name, kind in ((FRONT, WorkerKind.FRONT), (PREDICTOR, WorkerKind.PREDICTOR)):
         state.workers[name] = Worker(name=name, kind=kind)
+        if kind is WorkerKind.FRONT and not house.language_models:
+            continue  # Nobody ever needs it.
         lease = state.ledger.reserve(
             name,
             PROCESS,

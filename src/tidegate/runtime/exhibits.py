@@ -7,7 +7,7 @@ of the shell, on the event loop, and keeps nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tidegate import __version__
@@ -27,6 +27,7 @@ from tidegate.runtime.premises import Premises
 from tidegate.runtime.registry import Entry, Registry
 from tidegate.runtime.shell import Shell
 from tidegate.runtime.supervisor import Supervisor
+from tidegate.runtime.telemetry import Telemetry
 from tidegate.runtime.views import (
     HealthView,
     LoadedView,
@@ -49,6 +50,7 @@ class Showroom:
     shell: Shell
     premises: Premises
     supervisor: Supervisor
+    telemetry: Telemetry
     models_known: Registry
     book: JobBook
     news: Newsroom
@@ -118,8 +120,16 @@ class Showroom:
             )
             for holder, leases in found.items()
         ]
-        foreign = TenantView(name="foreign", predicted_bytes=0, observed_bytes=pool.foreign_bytes)
-        return (*tenants, *((foreign,) if pool.foreign_bytes else ()))
+        return (*tenants, *self._others(pool))
+
+    def _others(self, pool: Pool) -> Iterator[TenantView]:
+        """Who holds no lease: processes of our own that do not compute, and strangers."""
+        household = self.telemetry.household_bytes if pool.name == RAM else {}
+        for name, amount_bytes in household.items():
+            yield TenantView(name=name, predicted_bytes=0, observed_bytes=amount_bytes)
+        foreign_bytes = max(0, pool.foreign_bytes - sum(household.values()))
+        if foreign_bytes:
+            yield TenantView(name="foreign", predicted_bytes=0, observed_bytes=foreign_bytes)
 
     # --- models
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
@@ -112,7 +113,7 @@ class Server:
         parlour = self._parlour = self._furnished(ground, site)
         performer, shell = self._stage(ground, site, darkroom, prefetch, resumption.arbiter)
         telemetry = self._begin(ground, site, group, performer, resumption)
-        desk = self._desk(ground, site, darkroom, prefetch, shell)
+        desk = self._desk(ground, site, darkroom, prefetch, shell, telemetry)
         warming = WarmUp(desk.oracle, self._news, sizes=sizes_of(self._settings))
         self._tasks.append(group.create_task(warming.run(), name="warm-up"))
 
@@ -225,6 +226,7 @@ class Server:
             ram_total_bytes=site.house.ram.total_bytes,
             clock=self._clock,
             holders=self._holders,
+            household=self._household,
             report=self._from_thread,
         )
         self._closing.callback(telemetry.close)
@@ -247,7 +249,15 @@ class Server:
             self._news.announce(text)
         return telemetry
 
-    def _desk(self, ground: Ground, site: Site, darkroom: Darkroom, prefetch: Prefetch, shell: Shell) -> Desk:
+    def _desk(
+        self,
+        ground: Ground,
+        site: Site,
+        darkroom: Darkroom,
+        prefetch: Prefetch,
+        shell: Shell,
+        telemetry: Telemetry,
+    ) -> Desk:
         supervisor, parlour = self._supervisor, self._parlour
         assert supervisor is not None and parlour is not None, "they were made before"
         showroom = Showroom(
@@ -255,6 +265,7 @@ class Server:
             shell=shell,
             premises=site.place,
             supervisor=supervisor,
+            telemetry=telemetry,
             models_known=site.models,
             book=self._book,
             news=self._news,
@@ -305,6 +316,10 @@ class Server:
         ]
         guests = self._present().items()
         return workers + [(f"guest/{lease}", 0, member) for lease, pid in guests for member in kin(pid)]
+
+    def _household(self) -> list[tuple[str, int]]:
+        assert self._supervisor is not None, "telemetry begins after the assembly"
+        return [("server", os.getpid()), *(("standby", pid) for pid in self._supervisor.unnamed())]
 
     def _present(self) -> dict[str, int]:
         """Guests with their processes. Who was denied or let its lease run out is a guest no more."""

@@ -128,6 +128,13 @@ class Supervisor:
         """Every worker that has a process, with its incarnation."""
         return dict(self._named)
 
+    def unnamed(self) -> list[int]:
+        """Process ids of those that are nobody's worker: standbys, and who is being brought up. From any
+        thread.
+        """
+        named = {process.pid for _, process in tuple(self._named.values())}
+        return [pid for pid in tuple(self._live) if pid not in named]
+
     def signal(self, worker: str, incarnation: int, number: int) -> None:
         """Send a signal to this incarnation; nothing happens when it is gone."""
         process = self.process(worker, incarnation)

@@ -29,6 +29,8 @@ RAM_NOISE_BYTES: Final = 32 << 20
 
 # Holder, incarnation and process id of every live worker and guest; a guest may have several processes.
 Holders = Callable[[], Iterable[tuple[str, int, int]]]
+# Name and process id of every process of ours that holds no lease: the server itself, and who waits aside.
+Household = Callable[[], Iterable[tuple[str, int]]]
 
 
 class Telemetry:
@@ -41,13 +43,16 @@ class Telemetry:
         ram_total_bytes: int,
         clock: Clock,
         holders: Holders,
+        household: Household,
         report: Callable[[PoolObserved], None],
     ) -> None:
-        """`report` is called on the thread."""
+        """`holders`, `household` and `report` are called on the thread."""
         self._premises = premises
         self._ram_total_bytes = ram_total_bytes
         self._clock = clock
         self._holders = holders
+        self._household = household
+        self.household_bytes: Mapping[str, int] = {}
         self._report = report
         self._condition = threading.Condition()
         self._wanted: dict[str, int] = {}
@@ -138,8 +143,13 @@ class Telemetry:
             (name, incarnation, max(0, _private_bytes(pid) - played.get(pid, 0)))
             for name, incarnation, pid in self._holders()
         )
+        household: dict[str, int] = {}
+        for name, pid in self._household():
+            household[name] = household.get(name, 0) + _private_bytes(pid)
+        self.household_bytes = household
         # A limit set by the user is meant for what we use; what the machine lacks beside it is foreign use.
-        ours_bytes = sum(holding.amount_bytes for holding in holders)
+        # The core counts the household as foreign too: nobody can ask it to yield.
+        ours_bytes = sum(holding.amount_bytes for holding in holders) + sum(household.values())
         used_bytes = max(ours_bytes, self._ram_total_bytes - memory.available_bytes)
         return PoolObserved(
             at_ms=taken_ms, pool=RAM, taken_ms=taken_ms, used_bytes=used_bytes, holders=holders
