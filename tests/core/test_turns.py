@@ -27,6 +27,11 @@ def test_sampling_waits_for_an_answer_that_is_nearly_given() -> None:
     assert len([effect for effect in seen.effects if isinstance(effect, ef.ServeChat)]) == 1, (
         "it never paused"
     )
+    said = [effect.notice.text for effect in seen.effects if isinstance(effect, ef.Tell)]
+    assert (
+        said.count("Encode lets llm0 finish first: that costs less than to stop it or to compute beside it.")
+        == 1
+    ), said
 
 
 def test_sampling_does_not_wait_for_an_answer_without_end() -> None:

@@ -238,11 +238,30 @@ def unloaded(subject: str, name: str, *, amount_bytes: int) -> Notice:
     )
 
 
+def patient(job: str, stage: str, *, names: tuple[str, ...]) -> Notice:
+    """Word that a stage lets somebody finish first."""
+    who = " and ".join(names)
+    text = (
+        f"{_capital(stage)} lets {who} finish first: that costs less than to stop it or to compute beside it."
+    )
+    return Notice(kind=NoticeKind.HELD, subject=job, text=text, reason=f"{who} is busy")
+
+
 def yielded(job: str, *, to: str, waited_ms: int) -> Notice:
-    """Word that a sampling image lets somebody pass."""
-    text = f"Sampling pauses for {to}, which has waited {time_text(waited_ms)}; it goes on where it stopped."
+    """Word that a sampling image lets somebody pass, who waits, or who answers already (`waited_ms` 0)."""
+    if waited_ms:
+        text, reason = f"Sampling pauses for {to}, which has waited {time_text(waited_ms)}", f"{to} waited"
+    else:
+        text, reason = (
+            f"Sampling pauses while {to} answers, as both at once would take longer",
+            f"{to} answers",
+        )
     return Notice(
-        kind=NoticeKind.SUSPENDED, subject=job, text=text, duration_ms=waited_ms, reason=f"{to} waited"
+        kind=NoticeKind.SUSPENDED,
+        subject=job,
+        text=f"{text}; it goes on where it stopped.",
+        duration_ms=waited_ms,
+        reason=reason,
     )
 
 

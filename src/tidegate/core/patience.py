@@ -32,7 +32,7 @@ Answer = tuple[Plan | Refusal, StageQuestion]
 
 def answer_for(state: State, job: Job, worker: Worker, *, candidates_max: int) -> Answer | None:
     """Plan a stage, or None when it should wait a little; its footprints are known."""
-    others = [model for model in state.models.values() if model.card == worker.card and _is_active(model)]
+    others = [model for model in state.models.values() if model.card == worker.card and is_active(model)]
     waits = answers_until_ms(state, job) > state.now_ms
     if waits and any(is_worth_quiet(state, model, job) for model in others):
         return None
@@ -61,7 +61,7 @@ def waits_for_answers(state: State, model: Model) -> bool:
     """
     waits = [request.waiting_since_ms for request in model.requests.values() if request.phase in WAITING]
     others = [other for other in state.models.values() if other is not model and other.card == model.card]
-    if not waits or not any(_is_active(other) for other in others):
+    if not waits or not any(is_active(other) for other in others):
         return False
     return state.now_ms < min(waits) + state.policy.answer_wait_max_ms
 
@@ -85,7 +85,8 @@ def _ask(state: State, job: Job, worker: Worker, *, taking: Taking, candidates_m
     return climb(question, job.tried), question
 
 
-def _is_active(model: Model) -> bool:
+def is_active(model: Model) -> bool:
+    """Whether it answers somebody, or is on its way."""
     return model.tide in MOVING or (model.tide in SERVING and running(model) > 0)
 
 

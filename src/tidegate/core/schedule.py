@@ -32,8 +32,8 @@ from tidegate.core.llm.level import HELD_DOWN, MOVING, SERVING
 from tidegate.core.llm.model import Model
 from tidegate.core.llm.tide import worker_of
 from tidegate.core.llm.urgency import is_worth_quiet, pays
-from tidegate.core.notice import yielded
-from tidegate.core.patience import answer_for, turn_ends_ms, waits_for_answers
+from tidegate.core.notice import patient, yielded
+from tidegate.core.patience import answer_for, is_active, turn_ends_ms, waits_for_answers
 from tidegate.core.planner.choose import choose
 from tidegate.core.planner.plan import Plan, Refusal
 from tidegate.core.planner.question import StageQuestion
@@ -142,7 +142,8 @@ def _try_job(state: State, job: Job) -> bool:
             return False
         found = answer_for(state, job, worker, candidates_max=state.policy.candidates_max // len(workers))
         if found is None:
-            waits = True  # For somebody who computes beside it.
+            waits = True
+            _tell_patience(state, job, worker)
             continue
         answer, question = found
         match answer:
@@ -163,6 +164,14 @@ def _try_job(state: State, job: Job) -> bool:
             worker.job = ""  # It must not keep others waiting while it waits for memory.
         _refuse_job(state, job, *refused)
     return False
+
+
+def _tell_patience(state: State, job: Job, worker: Worker) -> None:
+    """Say once for each image whom it waits for, where these compute."""
+    if not job.was_patient:
+        job.was_patient = True
+        beside = (model for model in state.models.values() if model.card == worker.card and is_active(model))
+        state.notify(patient(job.name, job.stage, names=tuple(model.name for model in beside)))
 
 
 def _refuse_job(state: State, job: Job, refusal: Refusal, question: StageQuestion) -> None:
@@ -332,7 +341,8 @@ def _yield_sampling(state: State, model: Model) -> None:
             continue
         if not _is_worth_stopping(state, model, job):
             continue
-        waited_ms = state.now_ms - min(request.waiting_since_ms for request in model.requests.values())
+        since_ms = oldest_waiting_ms(model)
+        waited_ms = 0 if model.tide in SERVING or since_ms is None else state.now_ms - since_ms
         state.notify(yielded(job.name, to=model.name, waited_ms=waited_ms))
         job.yields_count += 1
         stages.stop(state, job, ef.StopReason.YIELD)

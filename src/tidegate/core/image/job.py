@@ -102,6 +102,7 @@ class Job:
     steps_kept: int = 0  # How far its tape reaches.
     is_resumed: bool = False  # The current stage goes on from its tape: how long it ran is not what it takes.
     refused_since_ms: int = -1  # Since when not even an emptied machine would do.
+    was_patient: bool = False  # It was told that this image lets somebody finish first.
     is_cancelled: bool = False
 
     def to(self, finish: JobPhase, story: tuple[str, ...] = ()) -> None:
