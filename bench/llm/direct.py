@@ -31,7 +31,7 @@ def main() -> None:
         n_ubatch=BATCH,
         n_seq_max=slots,
         n_outputs_max=max(slots, 32),
-        kv_unified=True,
+        kv_unified=False,
         repack=True,
         n_gpu_layers=0,
         devices=(),

@@ -32,6 +32,8 @@ from tidegate.wire.llm_child import Evaluation
 NO_PROJECTOR: Final = "none"
 # Tokens whose chances a child computes in one step, at least; it makes its context with the same number.
 OUTPUTS_MIN: Final = 32
+# Raised whenever the same model needs other bytes than before: what was learned of it then counts no more.
+_COUNTING: Final = 2
 # The longest chat templates reach 20 kB.
 TEMPLATE_BYTES_MAX: Final = 200_000
 # Names of a model and of its projector share at least so many letters, unless there is only one model.
@@ -60,7 +62,7 @@ class LlmEntry:
     def fingerprint(self) -> str:
         """Names its files and everything that decides what it needs."""
         needs = self.options.model_copy(update={"model": "", "keep": LlmDefaults().keep, "threads": 0})
-        told = [sorted(self.fingerprints.items()), needs.model_dump_json(), self.layers_max]
+        told = [sorted(self.fingerprints.items()), needs.model_dump_json(), self.layers_max, _COUNTING]
         return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:40]
 
     @property
@@ -76,7 +78,6 @@ class LlmEntry:
     def question(self, device: str, ledger_path: str) -> messages.PredictLlm:
         """How the predictor is asked what it needs; `device` is "" where there is no card."""
         options = self.options
-        is_unified = options.evaluation is Evaluation.THROUGHPUT
         return messages.PredictLlm(
             serial=0,
             path=str(self.path),
@@ -91,7 +92,7 @@ class LlmEntry:
             kv_type_k=options.kv_type.value,
             kv_type_v=options.kv_type.value,
             flash_attention=options.flash_attention,
-            is_unified=is_unified,
+            is_reproducible=options.evaluation is Evaluation.REPRODUCIBLE,
             image_tokens_max=options.image_tokens_max if self.mmproj else 0,
         )
 

@@ -50,17 +50,32 @@ class Channel(Generic[Incoming]):
 
         Descriptors travel with its first byte, as copies: ours stay ours.
         """
-        frame = frames.encode_frame(messages.encode(message))
-        assert len(descriptors) <= DESCRIPTORS_MAX, "more descriptors than the other side can take in"
+        self.send_frame(frames.encode_frame(messages.encode(message)), descriptors)
+
+    def send_frame(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Write a whole frame, or the rest of one that `send_now` began; as `send` does."""
         with self._sending:
             try:
                 if descriptors:
-                    packed = array.array("i", descriptors)
-                    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
-                    frame = frame[self._connection.sendmsg([frame], control) :]
+                    frame = frame[self._connection.sendmsg([frame], _control(descriptors)) :]
                 self._connection.sendall(frame)
             except OSError as error:
                 raise Closed(f"the other side no longer listens: {error}") from error
+
+    def send_now(self, message: messages.Message, descriptors: Sequence[int] = ()) -> tuple[bytes, bool]:
+        """Write what can be written without waiting: what is left of the frame, and whether the descriptors
+        went, as they do with its first byte. Raises `Closed`.
+        """
+        frame = frames.encode_frame(messages.encode(message))
+        with self._sending:
+            try:
+                control = _control(descriptors) if descriptors else ()
+                sent_bytes = self._connection.sendmsg([frame], control, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return frame, False
+            except OSError as error:
+                raise Closed(f"the other side no longer listens: {error}") from error
+        return frame[sent_bytes:], True
 
     def take_descriptor(self) -> int:
         """The next descriptor that came along, for whoever reads the message that it belongs to.
@@ -165,6 +180,11 @@ def engine_end(connection: socket.socket) -> Channel[llm_link.ToEngine]:
 def engine_front_end(connection: socket.socket) -> Channel[llm_link.FromEngine]:
     """The front's end of it."""
     return Channel(connection, llm_link.decode_from_engine)
+
+
+def _control(descriptors: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    assert len(descriptors) <= DESCRIPTORS_MAX, "more descriptors than the other side can take in"
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
 def _readable(connection: socket.socket, wait_ms: int) -> bool:

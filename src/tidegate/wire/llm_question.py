@@ -31,7 +31,7 @@ class PredictLlm(Message, frozen=True, kw_only=True):
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     flash_attention: bool = True
-    is_unified: bool = True
+    is_reproducible: bool = False
     image_tokens_max: int = 0
 
 

@@ -40,7 +40,7 @@ from tidegate.wire.message import FaultKind as FaultKind
 from tidegate.wire.message import Message as Message
 
 # Raised whenever an old worker could misunderstand a new parent or the other way round.
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 
 
 class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,8 +15,10 @@ from typing import Final
 from tidegate_engines import llama
 
 from tidegate.wire import messages
+from tidegate.wire.llm_child import Evaluation
 from tidegate.wire.messages import FaultKind
 from tidegate.workers import image
+from tidegate.workers.llm.context import shares_cells
 
 # A model's blocks are counted by nobody who allocates; this many counts are no model's.
 LAYERS_MAX: Final = 1024
@@ -69,8 +71,8 @@ class Oracle:
 
     def _foretold(self, asked: messages.PredictLlm) -> messages.LlmForetold:
         card = self._card(asked)
-        shape = _shape(asked, card)
         known = llama.header(asked.path)
+        shape = _shape(asked, card)
         total = min(known.layers_count, LAYERS_MAX) if card else 0
         layers_count = min(total, asked.layers_max) if asked.layers_max >= 0 else total
         # A card without a layer would still be used for computing: a model with none there is given no card.
@@ -121,10 +123,27 @@ def _shape(asked: messages.PredictLlm, card: str) -> llama.Shape:
         kv_type_k=asked.kv_type_k,
         kv_type_v=asked.kv_type_v,
         flash_attention=asked.flash_attention,
-        kv_unified=asked.is_unified,
-        repack=asked.is_unified and not card,
+        kv_unified=_shares_cells(asked),
+        repack=not asked.is_reproducible and not card,
         devices=(card,) if card else (),
     )
+
+
+def _shares_cells(asked: messages.PredictLlm) -> bool:
+    """What the child will decide from the same figures of the model."""
+    api = llama.bindings()
+    parameters = llama.Shape(n_ctx=0, n_gpu_layers=0, devices=()).model_parameters()
+    parameters.no_alloc = True
+    parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
+    llama.log().forget()
+    opened = api.llama_model_load_from_file(os.fsencode(asked.path), parameters)
+    if not opened:
+        raise llama.UnusableModel(llama.log().reason() or f"the engine does not take {asked.path}")
+    try:
+        evaluation = Evaluation.REPRODUCIBLE if asked.is_reproducible else Evaluation.THROUGHPUT
+        return shares_cells(api, opened, evaluation)
+    finally:
+        api.llama_model_free(opened)
 
 
 def _split(allocations: list[llama.Allocation]) -> messages.SplitFacts:

@@ -2,7 +2,8 @@
 
     __main__  the process: two conversations, listened to between two steps of the computation
     engine    one model's life: levels, streams, what is handed over
-    loop      which rows are computed together, step after step
+    loop      what is computed, turn after turn
+    calls     which rows are computed together
     weights, context   what llama.cpp holds on the card, made and given back
     slots, streams     places in the context, and who is being served in them
     sampling  chains of samplers, rebuilt from the history

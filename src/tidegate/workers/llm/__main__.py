@@ -15,6 +15,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from tidegate.wire import channel, frames, llm_child, llm_link, messages
@@ -26,7 +27,9 @@ from tidegate.workers.llm.outbox import Outbox
 # was written is the kernel's. The answer tells that it is in good hands before anybody ends this process.
 KEPT_WAIT_MAX_S: Final = 5.0
 # Requests that are served again come one after the other; those of one moment shall begin in one call.
-TOGETHER_MS: Final = 1
+TOGETHER_S: Final = 0.0003
+# Who wants nothing for so long will hardly mind that idle conversations are put by.
+IDLE_S: Final = 0.5
 
 
 class Child:
@@ -48,23 +51,37 @@ class Child:
         hello = messages.Hello(version=messages.WIRE_VERSION, engine_build=llama.build_id(), pid=os.getpid())
         self._say(hello)
         while True:
-            was_busy = self._engine.has_work
-            if not was_busy:
-                self._out.flush()
-            heard = self._hear(0 if was_busy else None)
-            while heard and not was_busy:
-                heard = self._hear(TOGETHER_MS)
+            if self._engine.has_work:
+                self._hear(self._poller.poll(0))
+            else:
+                self._rest()
             self._engine.turn()
 
-    def _hear(self, wait_ms: int | None) -> bool:
-        """Read what there is, or what comes within this time; whether there was anything."""
-        ready = [descriptor for descriptor, _ in self._poller.poll(wait_ms)]
-        for descriptor in ready:
+    def _rest(self) -> None:
+        """There is nothing to compute: wait until somebody wants something, and hear all of them."""
+        self._out.flush()
+        while not (ready := self._poller.poll(IDLE_S * 1000 if self._engine.has_unkept else None)):
+            self._engine.put_by()
+        while ready:
+            self._hear(ready)
+            ready = self._poller.poll(0)
+            if not ready:
+                # Polls count whole milliseconds.
+                select.select(self._listened, (), (), TOGETHER_S)
+                ready = self._poller.poll(0)
+
+    def _hear(self, ready: Sequence[tuple[int, int]]) -> None:
+        """Read from those that have something to say."""
+        for descriptor, _ in ready:
             if descriptor == self._talk.fileno():
                 self._hear_runtime()
             elif self._link is not None and descriptor == self._link.fileno():
                 self._hear_front()
-        return bool(ready)
+
+    @property
+    def _listened(self) -> list[int]:
+        link = [self._link.fileno()] if self._link is not None else []
+        return [self._talk.fileno(), *link]
 
     def _hear_runtime(self) -> None:
         for command in self._talk.receive_ready():

@@ -43,7 +43,7 @@ class Context:
         """Make it. Raises `EngineRefused` when memory is refused."""
         self._lib, self._api = lib, lib.api
         self.slots_count = order.slots_count
-        self.is_unified = order.evaluation is Evaluation.THROUGHPUT
+        self.shares_cells = shares_cells(self._api, weights.pointer, order.evaluation)
         params = _params(shape_of(order, weights), order)
         lib.forget()
         self.pointer = self._api.llama_init_from_model(weights.pointer, params)
@@ -58,6 +58,7 @@ class Context:
         self._window_count = int(self._api.llama_model_n_swa(weights.pointer))
         self.embedding_count = int(self._api.llama_model_n_embd_out(weights.pointer))
         self._batch = _Batch(self._api, self.batch_max)
+        self._desk = states.Desk()
 
     def free(self) -> None:
         """Give KV cache and compute buffers back."""
@@ -164,7 +165,7 @@ class Context:
             pointer = view.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
             return int(self._api.llama_state_seq_get_data_ext(self.pointer, pointer, len(view), sequence, 0))
 
-        return states.write(self.state_bytes(sequence), fill)
+        return self._desk.write(self.state_bytes(sequence), fill)
 
     def restore(self, sequence: int, data: states.Bytes) -> None:
         """Put a state into an empty sequence. Raises `BrokenState`; nothing is left in the sequence then."""
@@ -214,6 +215,19 @@ class _Batch:
         self._api.llama_batch_free(self.batch)
 
 
+def shares_cells(api: Any, model: Any, evaluation: Evaluation) -> bool:
+    """Whether all slots share one pool of cells, or each has its own; the prediction is asked with the same.
+
+    In a shared pool every token looks past the cells of all conversations, idle ones too, and was seen to
+    take a fifth longer. A sliding window with cells of its own for each slot keeps all that slid out of it,
+    and a memory that cannot be cut takes no thrown-away rows: there sharing is the smaller price.
+    """
+    if evaluation is Evaluation.REPRODUCIBLE:
+        return False
+    is_cut_nowhere = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
+    return bool(is_cut_nowhere or api.llama_model_n_swa(model))
+
+
 def shape_of(order: OpenLlm, weights: Weights) -> llama.Shape:
     """Everything that decides the bytes of weights and context; the prediction is asked with the same.
 
@@ -234,7 +248,7 @@ def shape_of(order: OpenLlm, weights: Weights) -> llama.Shape:
         kv_type_k=order.kv_type_k,
         kv_type_v=order.kv_type_v,
         flash_attention=order.flash_attention,
-        kv_unified=order.evaluation is Evaluation.THROUGHPUT,
+        kv_unified=shares_cells(weights.library.api, weights.pointer, order.evaluation),
         repack=repacks(order),
         devices=(order.device,) if weights.layers_count else (),
     )
@@ -248,8 +262,8 @@ def _params(shape: llama.Shape, order: OpenLlm) -> Any:
     return params
 
 
-def fingerprint(order: OpenLlm) -> str:
-    """What a saved state must agree on with the context that takes it in."""
+def fingerprint(order: OpenLlm, *, shares: bool) -> str:
+    """What a saved state must agree on with the context that takes it in, which shares its cells or not."""
     facts = (
         llama.build_id(),
         order.fingerprint or order.path,
@@ -258,7 +272,7 @@ def fingerprint(order: OpenLlm) -> str:
         order.flash_attention,
         str(order.evaluation),
         # With cells of its own for each slot a state carries the number of slots.
-        order.slots_count if order.evaluation is Evaluation.REPRODUCIBLE else 0,
+        0 if shares else order.slots_count,
         order.batch_tokens_count,
     )
     return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()

@@ -115,7 +115,7 @@ class Engine:
             except EngineRefused:
                 made.free()
                 raise
-        fingerprint = context.fingerprint(self._order)
+        fingerprint = context.fingerprint(self._order, shares=made.shares_cells)
         self._keeper = Keeper(made, fingerprint=fingerprint, proves=self._order.proves_restores)
         self.loop = Loop(
             made,
@@ -163,7 +163,7 @@ class Engine:
         for waiting in loop.waiting:
             self._out.say(llm_link.Declined(stream=waiting.number))
             self._forget(waiting)
-        for slot in (slot for slot in loop.slots if slot.user is None):
+        for slot in (slot for slot in loop.slots if slot.user is None and not slot.is_kept):
             state_bytes += self._hand_over(loop, slot, ram_bytes - state_bytes)
         for slot in users:
             if slot.user is not None:
@@ -199,14 +199,25 @@ class Engine:
         os.close(descriptor)
         return note.state_bytes
 
-    def _evict(self, slot: Slot) -> None:
-        """Another conversation moves into this slot: let the front have what it held, and wait for nobody."""
-        if len(slot.items) >= IDLE_ITEMS_MIN and self.loop is not None:
-            self._hand_over_idle(slot)
+    @property
+    def has_unkept(self) -> bool:
+        """Whether an idle conversation is worth a memory file and has none."""
+        return self.loop is not None and any(_is_unkept(slot) for slot in self.loop.slots)
 
-    def _hand_over_idle(self, slot: Slot) -> None:
+    def put_by(self) -> None:
+        """Nobody wants anything: let the front have an idle conversation now, and not when its slot is wanted
+        for another one, who would wait for it.
+        """
+        if self.loop is not None:
+            self._evict(next(slot for slot in self.loop.slots if _is_unkept(slot)))
+
+    def _evict(self, slot: Slot) -> None:
+        """Let the front have what an idle slot holds, and wait for nobody."""
+        if len(slot.items) < IDLE_ITEMS_MIN or slot.is_kept or self.loop is None:
+            return
         assert self._keeper is not None, "a context has a keeper"
         note, descriptor = self._keeper.save(slot)
+        slot.is_kept = True
         self._out.say(llm_link.Handover(handover=0, state=note, history=_packed(slot)), [descriptor])
         os.close(descriptor)
 
@@ -351,6 +362,10 @@ class Engine:
         if self._weights is not None:
             self._weights.free()
             self._weights = None
+
+
+def _is_unkept(slot: Slot) -> bool:
+    return slot.user is None and not slot.is_kept and len(slot.items) >= IDLE_ITEMS_MIN
 
 
 def _packed(slot: Slot) -> bytes:

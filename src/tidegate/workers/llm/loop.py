@@ -7,9 +7,9 @@ and not yet computed. In a turn
     2. prompts are computed, step by step
     3. the last item of every generating stream is computed, and its next one is chosen
 
-`throughput` puts 2 and 3 into one call with the rows that there are. `reproducible` computes each step of a
-prompt in a call of its own, and tokens always in rows for all slots in order: an idle slot has a row that is
-thrown away again. So the numbers of a stream never depend on who else is being served.
+`throughput` puts 2 and 3 into one call with the rows that there are (`calls`). `reproducible` computes each
+step of a prompt in a call of its own, and tokens always in rows for all slots in order: an idle slot has a
+row that is thrown away again. So the numbers of a stream never depend on who else is being served.
 
 Owns the order of computing. Levels, states and conversations are `engine`'s.
 """
@@ -26,6 +26,7 @@ from tidegate.wire.llm_child import Evaluation, OpenLlm, Overflow
 from tidegate.wire.llm_link import Ending
 from tidegate.wire.messages import FaultKind
 from tidegate.workers.llm import vectors
+from tidegate.workers.llm.calls import NO_TOKEN, Begun, Served, rows_of, without_gaps
 from tidegate.workers.llm.context import Context, Row
 from tidegate.workers.llm.keeper import Keeper
 from tidegate.workers.llm.outbox import Outbox
@@ -39,8 +40,8 @@ from tidegate.workers.llm.weights import EngineRefused, Weights
 _WORTH_WAITING_ITEMS: Final = 64
 # Signs of life while what was generated is computed again, token by token.
 _TOLD_ITEMS: Final = 32
-# The token of thrown-away rows; any will do.
-_NO_TOKEN: Final = 0
+# A step of a second prompt is not cut for less than this part of a batch.
+_CUT_PARTS: Final = 8
 
 
 class Loop:
@@ -94,8 +95,8 @@ class Loop:
         self._turn += 1
         if self.waiting:
             self._admit()
-        prefilling: list[tuple[Slot, Stream]] = []
-        generating: list[tuple[Slot, Stream]] = []
+        prefilling: list[Served] = []
+        generating: list[Served] = []
         texts: list[tuple[Slot, Text]] = []
         for slot in self.slots:
             user = slot.user
@@ -111,58 +112,56 @@ class Loop:
         else:
             if prefilling:
                 slot, stream = min(prefilling, key=lambda pair: pair[1].number)
-                self._compute_steps([(slot, stream, stream.todo[0])], [])
+                self._compute_steps([(slot, stream, stream.todo[0])])
             self._compute_in_rows(generating)
         if texts:
             self._embed(*texts[0])
 
-    def _compute_together(
-        self, prefilling: list[tuple[Slot, Stream]], generating: list[tuple[Slot, Stream]]
-    ) -> None:
-        room = self.context.batch_max - len(generating)
-        steps: list[tuple[Slot, Stream, Step]] = []
+    def _compute_together(self, prefilling: list[Served], generating: list[Served]) -> None:
+        singles = [slot for slot, _ in generating]
+        if not self.context.shares_cells and not self._weights.is_recurrent:
+            singles = without_gaps(self.slots, singles, positions_max=self._order.context_tokens_count)
+        room = self.context.batch_max - len(singles)
+        begun: list[Begun] = []
         for slot, stream in prefilling:
             step = stream.todo[0]
             if step.picture is not None:
                 self._compute_picture(slot, stream, step)
                 continue
             if step.end - step.start > room:
-                if steps or room < self.context.batch_max // 2:
+                if begun and room < self.context.batch_max // _CUT_PARTS:
                     continue
-                step = Step(step.start, step.start + room, room)
-            steps.append((slot, stream, step))
+                count = max(1, room)
+                step = Step(step.start, step.start + count, count)
+            begun.append((slot, stream, step))
             room -= step.end - step.start
-        if steps or generating:
-            self._compute_steps(steps, generating)
+        if begun or generating:
+            self._compute_steps(begun, generating, singles)
 
     def _compute_steps(
-        self, steps: list[tuple[Slot, Stream, Step]], generating: list[tuple[Slot, Stream]]
+        self, begun: list[Begun], generating: list[Served] | None = None, singles: list[Slot] | None = None
     ) -> None:
-        """One call for the last items of these streams and these steps of prompts."""
-        if len(steps) == 1 and steps[0][2].picture is not None:
-            self._compute_picture(*steps[0])
+        """One call for these steps of prompts and for the last items of the generating streams, which are
+        among `singles`.
+        """
+        if len(begun) == 1 and begun[0][2].picture is not None:
+            self._compute_picture(*begun[0])
             return
-        rows = [Row(stream.items[-1], slot.position, slot.index, True) for slot, stream in generating]
-        outputs = [(slot, stream, row) for row, (slot, stream) in enumerate(generating)]
-        for slot, stream, step in steps:
-            chooses = step.end == len(stream.items) and not stream.generated_count
-            last = step.end - step.start - 1
-            if chooses:
-                outputs.append((slot, stream, len(rows) + last))
-            rows += [
-                Row(item, slot.position + n, slot.index, chooses and n == last)
-                for n, item in enumerate(stream.items[step.start : step.end])
-            ]
-        if not self._decoded(rows, generating + [(slot, stream) for slot, stream, _ in steps]):
+        generating = generating or []
+        rows, outputs, thrown = rows_of(generating, begun, singles or [])
+        done = self._decoded(rows, generating + [(slot, stream) for slot, stream, _ in begun])
+        for slot in thrown:
+            self.context.trim(slot.index, slot.position)
+        if not done:
             return
         for slot, stream in generating:
             slot.add_item(stream.items[-1])
-        for slot, stream, step in steps:
+        for slot, stream, step in begun:
             self._step_done(slot, stream, step)
         for slot, stream, row in outputs:
             self._choose(slot, stream, row)
 
-    def _compute_in_rows(self, generating: list[tuple[Slot, Stream]]) -> None:
+    def _compute_in_rows(self, generating: list[Served]) -> None:
         if not generating:
             return
         if self._is_alone:
@@ -171,13 +170,13 @@ class Loop:
         else:
             self._compute_rows(generating, self.slots)
 
-    def _compute_rows(self, generating: list[tuple[Slot, Stream]], slots: list[Slot]) -> None:
+    def _compute_rows(self, generating: list[Served], slots: list[Slot]) -> None:
         """One call with a row for each of these slots; those without a stream are thrown away again."""
         served = {slot.index: stream for slot, stream in generating}
         rows = [
             Row(served[slot.index].items[len(slot.items)], slot.position, slot.index, True)
             if slot.index in served
-            else Row(_NO_TOKEN, slot.position, slot.index, True)
+            else Row(NO_TOKEN, slot.position, slot.index, True)
             for slot in slots
         ]
         done = self._decoded(rows, generating)
@@ -206,7 +205,7 @@ class Loop:
             return
         self._step_done(slot, stream, step)
 
-    def _decoded(self, rows: list[Row], involved: list[tuple[Slot, Stream]]) -> bool:
+    def _decoded(self, rows: list[Row], involved: list[Served]) -> bool:
         try:
             self.context.decode(rows)
         except EngineRefused as refusal:
@@ -345,7 +344,7 @@ class Loop:
             return
         self.waiting.remove(stream)
         slot, shared = found
-        slot.user, slot.used = stream, self._turn
+        slot.user, slot.used, slot.is_kept = stream, self._turn, False
         try:
             self._placing.prepare(slot, stream, shared)
             self._tell_progress(slot, stream)

@@ -14,11 +14,12 @@ from tidegate.workers.llm.context import Context
 from tidegate.workers.llm.keeper import Keeper
 from tidegate.workers.llm.sampling import Chain
 from tidegate.workers.llm.slots import Slot
-from tidegate.workers.llm.streams import Step, Stream, common_count, cut
+from tidegate.workers.llm.streams import Step, Stream, common_count, cut, merged
 from tidegate.workers.llm.weights import Weights
 
-# Fewer items are computed faster than a state is restored or a slot copied.
-_WORTH_COPYING_ITEMS: Final = 16
+# Fewer items are computed faster than a state is restored; and a slot copied, of which all cells are.
+_WORTH_RESTORING_ITEMS: Final = 16
+_WORTH_COPYING_ITEMS: Final = 64
 
 
 class Placing:
@@ -61,8 +62,10 @@ class Placing:
         source = max(self._slots, key=lambda other: common_count(other.items, stream.items))
         elsewhere = common_count(source.items, stream.items)
         known = stream.order.common_count if stream.order.state is not None else 0
-        if max(known, elsewhere) < shared + _WORTH_COPYING_ITEMS:
-            known = elsewhere = 0
+        if known < shared + _WORTH_RESTORING_ITEMS:
+            known = 0
+        if elsewhere < shared + _WORTH_COPYING_ITEMS:
+            elsewhere = 0
         if shared < len(slot.items) // 2:
             self._on_eviction(slot)
         if known and known >= elsewhere and self._keeper.restore(slot, stream):
@@ -96,6 +99,6 @@ class Placing:
             told = max((step.end for step in stream.steps), default=done)
             if later and later[0].start < done:
                 later[0] = Step(done, later[0].end, later[0].end - done)
-            return [*later, *cut(max(done, told), end, chunk=self._context.batch_max)]
+            return merged([*later, *cut(max(done, told), end, chunk=self._context.batch_max)])
         # What was generated is computed again as it was then: token by token.
         return [step for step in stream.steps if step.end > done]

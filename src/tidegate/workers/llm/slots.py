@@ -24,6 +24,7 @@ class Slot:
     marks: list[tuple[int, int]] = field(default_factory=list)
     user: Stream | Text | None = None
     used: int = 0  # The loop's tick at which it was used last.
+    is_kept: bool = False  # The front has a state of all that it holds.
 
     @property
     def is_free(self) -> bool:
@@ -44,7 +45,7 @@ class Slot:
     def clear(self, context: Context) -> None:
         """Forget everything."""
         context.trim(self.index, 0)
-        self.items, self.marks, self.position = [], [], 0
+        self.items, self.marks, self.position, self.is_kept = [], [], 0, False
 
     def cut_to(self, context: Context, count: int) -> None:
         """Keep at most the first `count` items; less when the cut would fall into a picture, nothing when the

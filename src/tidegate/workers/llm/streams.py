@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final  # Any: a pointer of the bindings
 
@@ -106,6 +106,19 @@ def cut(start: int, end: int, *, chunk: int) -> list[Step]:
     """A run of text as steps of at most `chunk` items."""
     edges = [*range(start, end, chunk), end]
     return [Step(a, b, b - a) for a, b in itertools.pairwise(edges)]
+
+
+def merged(steps: Iterable[Step]) -> list[Step]:
+    """The same steps, those of text that follow each other as one: for who may cut them anywhere."""
+    found: list[Step] = []
+    for step in steps:
+        if found and step.picture is None and found[-1].picture is None:
+            last = found.pop()
+            count = last.positions_count + step.positions_count
+            found.append(Step(last.start, step.end, count))
+        else:
+            found.append(step)
+    return found
 
 
 def common_count(one: Sequence[int], other: Sequence[int]) -> int:
