@@ -153,6 +153,15 @@ def test_the_decode_is_negotiated_while_sampling_runs() -> None:
     assert asked < decode
 
 
+def test_how_a_stage_runs_is_told_once_for_each_image() -> None:
+    """Also where the decode was negotiated ahead in other words, or is planned anew."""
+    seen = Recorder(house(2_000 * MIB), chat(0, "a"), job(4_000, side=96)).until(100_000)
+    told = [effect.notice for effect in seen.effects if isinstance(effect, ef.Tell)]
+    assert any("negotiated while sampling runs" in line for line in seen.world.arbiter.story("job0"))
+    ways = [notice.kind for notice in told if notice.subject == "job0"]
+    assert ways == [NoticeKind.STREAMED, NoticeKind.TILED]
+
+
 def test_a_regular_user_finds_the_model_warmed() -> None:
     hourly = [chat(index * 3_600_000, f"c{index}") for index in range(7)]
     seen = Recorder(house(8 * GIB), *hourly).until(6 * 3_600_000 - 1)

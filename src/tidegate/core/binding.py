@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from tidegate.core.house import RAM
 from tidegate.core.lease import Lease, LeasePhase
 from tidegate.core.ledger import ARENA
-from tidegate.core.notice import notices_of
+from tidegate.core.notice import NoticeKind, notices_of
 from tidegate.core.planner.plan import Plan
 from tidegate.core.planner.question import Room
 from tidegate.core.pool import Pool
 from tidegate.core.stage import Execution
-from tidegate.core.state import Alarm, Binding, State
+from tidegate.core.state import Alarm, Binding, BindingKind, State
 from tidegate.core.supervision import release
 from tidegate.core.worker import Worker
 from tidegate.core.yielding import ask
@@ -105,8 +105,22 @@ def bind(state: State, binding: Binding) -> None:
         drops = [lease for lease in state.ledger.of(worker.name) if lease.number in binding.drops]
         release(state, worker, leases=drops)
     ask(state, binding.plan.releases)
+    is_known = _is_known(state, binding)
     for notice in notices_of(binding.plan):
-        state.notify(notice)
+        if notice.kind is NoticeKind.OFFLOADED or not is_known:
+            state.notify(notice)
+
+
+def _is_known(state: State, binding: Binding) -> bool:
+    """Whether how a stage runs was told before, or will be told when it does; planned anew, it runs the same
+    way more often than not.
+    """
+    if binding.kind is not BindingKind.STAGE or binding.look_ahead:
+        return binding.look_ahead
+    job = state.jobs[binding.subject]
+    was_told = job.told_execution == binding.plan.execution
+    job.told_execution = binding.plan.execution
+    return was_told
 
 
 def unbind(state: State, binding: Binding) -> None:

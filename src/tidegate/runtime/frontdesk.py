@@ -52,6 +52,7 @@ from tidegate.runtime.views import (
     ResidencyView,
     VramView,
 )
+from tidegate.runtime.warmup import WarmUp
 from tidegate.wire.asks import Item
 
 UNLOAD_WAIT_MAX_S: Final = 10
@@ -72,6 +73,7 @@ class Desk:
     prefetch: Prefetch
     showroom: exhibits.Showroom
     oracle: whatif.Oracle
+    warming: WarmUp
     asks: AskDesk
     guests: GuestDesk
     models: Registry
@@ -269,12 +271,14 @@ class FrontDesk:
         return self._desk.showroom.models()
 
     async def load(self, model: str) -> ModelView:
-        """Bring a model's files into the page cache."""
+        """Bring a model's files into the page cache, and know what its next image will need."""
         if (llm := self._desk.asks.named(model)) is not None:
             await self._desk.asks.load(llm)
             return self._desk.showroom.language_model(llm)
         entry = self._desk.models.find(model)
-        await asyncio.wrap_future(self._desk.prefetch.whole(entry.files.values()))
+        read = asyncio.wrap_future(self._desk.prefetch.whole(entry.files.values()))
+        await self._desk.warming.foresee(entry)
+        await read
         return self._desk.showroom.model(entry.name)
 
     async def unload(self, model: str) -> ModelView:

@@ -122,7 +122,9 @@ class Gate(Protocol):
         """The registry; refused files are listed with the reason."""
 
     async def load(self, model: str) -> ModelView:
-        """Bring a model's files into the page cache, so that its next image starts at once."""
+        """Bring a model's files into the page cache and foresee its needs, so that its next image starts at
+        once.
+        """
 
     async def unload(self, model: str) -> ModelView:
         """Give back what a model holds and nobody is using."""

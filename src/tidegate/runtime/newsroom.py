@@ -125,8 +125,9 @@ class Newsroom:
         frame = self._book.frame(notice.subject)
         if frame is not None:
             entry = self._book.entry(frame.job)
-            entry.notices.append(notice.text)
-            del entry.notices[:-NOTICES_MAX]
+            if notice.text not in entry.notices:  # Several images of a job are often treated alike.
+                entry.notices.append(notice.text)
+                del entry.notices[:-NOTICES_MAX]
             self.feeds.publish(FeedItem(kind="notice", job=entry.id, index=frame.index, text=notice.text))
         self.events.publish(
             "notice",

@@ -114,8 +114,7 @@ class Server:
         performer, shell = self._stage(ground, site, darkroom, prefetch, resumption.arbiter)
         telemetry = self._begin(ground, site, group, performer, resumption)
         desk = self._desk(ground, site, darkroom, prefetch, shell, telemetry)
-        warming = WarmUp(desk.oracle, self._news, sizes=sizes_of(self._settings))
-        self._tasks.append(group.create_task(warming.run(), name="warm-up"))
+        self._tasks.append(group.create_task(desk.warming.run(), name="warm-up"))
 
         def spread(models: registry.Registry, llms: LlmRegistry) -> None:
             darkroom.models = prefetch.models = desk.models = desk.showroom.models_known = models
@@ -292,6 +291,7 @@ class Server:
             prefetch=prefetch,
             showroom=showroom,
             oracle=oracle,
+            warming=WarmUp(oracle, self._news, sizes=sizes_of(self._settings)),
             asks=AskDesk(
                 parlour=parlour, shell=shell, clock=self._clock, threads=self._threads, prefetch=prefetch
             ),

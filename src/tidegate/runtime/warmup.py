@@ -1,13 +1,14 @@
 """The warm-up: what common sizes would need, asked of the predictor while nobody waits for anything.
 
-Owns when to ask and about which sizes. Answers are kept for ever, so the first image of a size is planned at
-once, also after a restart. One question at a time goes out, and none while a job is under way; the
-predictor's process computes at low priority anyway.
+Owns when to ask and about which sizes; a model that is loaded on request is asked about at once. Answers are
+kept for ever, so the first image of a size is planned at once, also after a restart. One question at a time
+goes out, and none while a job is under way; the predictor's process computes at low priority anyway.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -49,21 +50,33 @@ class WarmUp:
     async def run(self) -> None:
         """Ask until everything is known, and say so."""
         count = 0
-        for key in self._keys():
-            await self._calm()
-            process = self._oracle.process()
-            if process is None:
-                return  # It died, or the server ends; the next start asks again.
-            try:
-                _, records = await self._oracle.predictor.footprints(process, key)
-            except Gone:
-                return  # As above.
-            except Declined:
-                # Who asks for this in earnest hears why.
-                continue
-            self._oracle.remember(records)
-            count += len(records)
+        try:
+            for key in self._keys():
+                await self._calm()
+                count += await self._learned(key)
+        except Gone:
+            return  # The predictor died, or the server ends; the next start asks again.
         self._news.warmed(count)
+
+    async def foresee(self, entry: Entry) -> None:
+        """Ask now what the size that is most likely would need of a model that somebody is about to use."""
+        width, height = self._sizes[0]
+        with contextlib.suppress(Gone):  # as above
+            for key in self._keys_of(entry, width=width, height=height):
+                await self._learned(key)
+
+    async def _learned(self, key: FootprintKey) -> int:
+        """How much of this was new. Raises `Gone`."""
+        process = self._oracle.process()
+        if process is None:
+            raise Gone("the predictor is not up")
+        try:
+            _, records = await self._oracle.predictor.footprints(process, key)
+        except Declined:
+            # Who asks for this in earnest hears why.
+            return 0
+        self._oracle.remember(records)
+        return len(records)
 
     def _keys(self) -> Iterator[FootprintKey]:
         for width, height in self._sizes:

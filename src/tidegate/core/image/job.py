@@ -100,6 +100,7 @@ class Job:
     starts_count: int = 0  # How often the worker of this stage ended before it began.
     yields_count: int = 0  # How often it was stopped for somebody.
     steps_kept: int = 0  # How far its tape reaches.
+    told_execution: Execution | None = None  # How the current stage was said to run.
     is_resumed: bool = False  # The current stage goes on from its tape: how long it ran is not what it takes.
     refused_since_ms: int = -1  # Since when not even an emptied machine would do.
     was_patient: bool = False  # It was told that this image lets somebody finish first.

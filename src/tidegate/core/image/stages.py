@@ -47,6 +47,7 @@ def finished(state: State, event: ev.StageFinished) -> None:
     job.tried = []
     job.starts_count = 0
     job.steps_kept = 0
+    job.told_execution = None
     job.is_resumed = False
     job.stages = job.stages[1:]
     state.tell(job.name, f"{stage} done in {event.load_ms + event.run_ms} ms")
