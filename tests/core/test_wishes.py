@@ -141,3 +141,18 @@ def test_saved_state_is_charged_with_what_it_takes_not_with_what_was_foreseen() 
     seen.until(seen.world.now_ms + 5_000)
     assert seen.tide is Tide.HOT
     assert seen.world.arbiter.state.ledger.find("front", "state/llm0") is None
+
+
+def test_a_model_whose_memory_is_wanted_back_goes_down_and_stays_there() -> None:
+    seen = Recorder(house(8 * GIB))
+    seen.world.deliver(ev.IntentHeard(at_ms=seen.world.now_ms, model="llm0"))
+    while seen.tide is not Tide.RISING:
+        assert seen.world.step()
+    for _ in range(2):  # On its way up, and when it is down already.
+        seen.world.deliver(ev.ModelUnwanted(at_ms=seen.world.now_ms, model="llm0"))
+        seen.until(seen.world.now_ms + 60_000)
+        assert seen.tide is Tide.COLD
+    assert not seen.world.arbiter.state.unwanted
+    seen.world.talk.asked("a", "llm0", priority=0, length_ms=100)
+    seen.until(seen.world.now_ms + 30_000)
+    assert outcomes(seen) == [ef.Outcome.DONE]

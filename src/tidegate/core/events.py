@@ -196,7 +196,7 @@ class CheckpointLost(StageFact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUnwanted(Fact):
-    """The user wants back what an image model holds; it goes as soon as nobody computes with it."""
+    """The user wants back what a model holds; it goes as soon as nobody computes with it."""
 
     model: str
 

@@ -92,7 +92,7 @@ class State:
     asked: dict[str, list[FootprintKey]] = field(default_factory=dict)  # Unanswered, by image model.
     asked_llms: list[str] = field(default_factory=list)
     prediction_failures: dict[str, int] = field(default_factory=dict)
-    unwanted: list[str] = field(default_factory=list)  # Image models whose memory the user wants back.
+    unwanted: list[str] = field(default_factory=list)  # Models whose memory the user wants back.
     alarms: dict[str, int] = field(default_factory=dict)  # "<alarm>:<subject>" to its time.
     wake_ms: int = -1  # What the shell was last asked to wake us at.
     now_ms: int = 0

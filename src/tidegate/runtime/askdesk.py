@@ -218,9 +218,7 @@ class AskDesk:
 
     async def unload(self, entry: LlmEntry) -> None:
         """Lower it now; whoever asks it something brings it back."""
-        wish = LevelWish(level=Level.COLD)
-        await self.set_level(entry.name, wish)
-        await self.set_level(entry.name, LevelWish(level=None))
+        await self.shell.tell(ev.ModelUnwanted(at_ms=self.clock.now_ms(), model=entry.name))
 
     def _entry(self, model: str) -> LlmEntry:
         return self.parlour.models.find(model)

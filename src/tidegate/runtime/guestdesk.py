@@ -7,8 +7,9 @@ Who gets what is the core's decision; how a lease stands is kept by `newsroom`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tidegate.core import effects as ef
@@ -24,12 +25,15 @@ WAIT_MAX_MS: Final = 120_000
 
 @dataclass(slots=True, kw_only=True)
 class GuestDesk:
-    """Guests of one server. `pids` are processes by lease, for whoever looks at the card."""
+    """Guests of one server. `pids` are processes by lease, for whoever looks at the card; `told` is how each
+    lease stood when its guest last heard of it, so that none waits for what has come meanwhile.
+    """
 
     shell: Shell
     clock: Clock
     news: Newsroom
     pids: dict[str, int]
+    told: dict[str, LeaseView] = field(default_factory=dict)
 
     async def negotiate(self, wish: LeaseRequest) -> LeaseView:
         """Ask for card memory."""
@@ -59,30 +63,27 @@ class GuestDesk:
                 yields=wish.yields,
             )
         )
-        return self._lease(lease)
+        return self._say(lease)
 
     async def lease(self, lease: str, *, wait_ms: int = 0) -> LeaseView:
-        """A lease as it stands, or as soon as it stands otherwise."""
-        before = self._lease(lease)
+        """A lease as it stands, or as soon as it stands otherwise than its guest has heard."""
+        if not wait_ms:
+            return self._lease(lease)
+        before = self.told.get(lease, self._lease(lease))
         ends_ms = self.clock.now_ms() + min(wait_ms, WAIT_MAX_MS)
-        while (now := self._lease(lease)) == before:
-            left_ms = ends_ms - self.clock.now_ms()
-            if left_ms <= 0:
-                return now
-            try:
+        while self._lease(lease) == before and (left_ms := ends_ms - self.clock.now_ms()) > 0:
+            # At the end of the time that the caller wanted to wait nothing has changed.
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_ms / 1000):
                     await self.news.any_lease_change()
-            except TimeoutError:
-                # Nothing changed in the time that the caller wanted to wait.
-                return self._lease(lease)
-        return now
+        return self._say(lease)
 
     async def renew(self, lease: str, *, hold_ms: int) -> LeaseView:
         """Keep a lease for longer."""
         self._lease(lease)
         event = ev.GuestRenewed(at_ms=self.clock.now_ms(), lease=lease, hold_ms=hold_ms)
         await self.shell.tell(event)
-        return self._lease(lease)
+        return self._say(lease)
 
     async def release(self, lease: str) -> None:
         """Give a lease back."""
@@ -90,6 +91,12 @@ class GuestDesk:
         if known.state in (ef.GuestState.GRANTED, ef.GuestState.WAITING):
             await self.shell.tell(ev.GuestReleased(at_ms=self.clock.now_ms(), lease=lease))
         self.pids.pop(lease, None)
+
+    def _say(self, lease: str) -> LeaseView:
+        view = self.told[lease] = self._lease(lease)
+        for forgotten in self.told.keys() - self.news.leases.keys():
+            del self.told[forgotten]
+        return view
 
     def _lease(self, lease: str) -> LeaseView:
         try:

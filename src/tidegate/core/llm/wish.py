@@ -3,6 +3,7 @@
     hot, partial   it rises when nobody waits, and yields only where an image could not be made otherwise
     warm, cold     it is lowered at once; its requests wait until the wish is taken back, within a bound
     none           the planner decides again
+    unwanted       it is lowered once, unless it is asked something, and comes back when it is
 
 Owns what a wish means, and how it is given up. Movements are `tide.py`'s, when a model rises by itself is
 decided in `core/foresight.py`, what a pinned model is asked to give up in `core/yielding.py`.
@@ -46,17 +47,27 @@ def is_pinned(model: Model) -> bool:
 
 
 def lower(state: State, model: Model) -> None:
-    """Bring it down when it stands higher, or otherwise, than it is wished."""
+    """Bring it down when it stands higher, or otherwise, than it is wished, or is not wanted at all."""
+    _forget_unwanted(state, model)
     worker = worker_of(state, model)
     if worker.phase is not WorkerPhase.READY or state.ledger.is_releasing(worker.name):
         return
     is_up = model.tide in (*SERVING, Tide.WARM)
-    if model.wish is Level.COLD and is_up:
+    if is_up and (model.wish is Level.COLD or model.name in state.unwanted):
         sink(state, model, Level.COLD)
     elif model.wish is Level.WARM and model.tide in SERVING:
         sink(state, model, Level.WARM)
     elif model.wish is Level.PARTIAL and is_up and model.layers_count != wished_layers(state, model):
         sink(state, model, Level.COLD)
+
+
+def _forget_unwanted(state: State, model: Model) -> None:
+    """Whose memory somebody wants back is not wanted until it is down, or is asked something."""
+    if model.name not in state.unwanted:
+        return
+    model.wish, model.was_pushed = None, False
+    if model.tide is Tide.COLD or model.requests:
+        state.unwanted.remove(model.name)
 
 
 def wished_layers(state: State, model: Model) -> int:
