@@ -26,6 +26,17 @@ def tiny(synthetic_models: Callable[[str], Path]) -> Path:
     return synthetic_models("sd1-tiny") / "sd1-tiny.safetensors"
 
 
+@pytest.fixture(scope="session")
+def tide_files(synthetic_models: Callable[[str], Path]) -> dict[str, Path]:
+    """Models of both engines for a house, plain and quantised."""
+    return {
+        "image": synthetic_models("sd1-tiny") / "sd1-tiny.safetensors",
+        "packed_image": synthetic_models("sd1-tiny:q8_0") / "sd1-tiny-q8_0.gguf",
+        "language": synthetic_models("llama-tiny") / "llama-tiny.gguf",
+        "packed_language": synthetic_models("llama-tiny:q4_K") / "llama-tiny-q4_K.gguf",
+    }
+
+
 @pytest.fixture
 def order(tiny: Path, tmp_path: Path) -> ImageOrder:
     """One image of 64 pixels in two steps."""

@@ -1,6 +1,7 @@
 """The demo's server: `tidegate serve` on a virtual card, in a process of its own that may be killed.
 
-Owns that process, its settings and its folder. What is asked of it is told by `demo`.
+Owns that process, its settings and its folder. What is asked of it is told by `demo`; the tests that show
+what tidegate promises have one too, with settings of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -51,23 +52,23 @@ _END_MAX_S: Final = 20
 class DemoServer:
     """One server after another over the same state folder."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self._state = folder / "state"
+    def __init__(self, folder: Path, settings: str) -> None:
+        self.state = folder / "state"
         self._log = folder / "server.log"
         self._config = folder / "tidegate.toml"
-        language_model = synthesise("llama-tiny", folder)[0]
-        settings = _SETTINGS.format(
-            name=MODEL_NAME, model=model, talker=TALKER, language_model=language_model
-        )
         self._config.write_text(settings, encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     @contextmanager
     def over(cls, model: Path) -> Iterator[DemoServer]:
-        """A folder for servers; at the end neither is left."""
+        """A folder for servers with this image model; at the end neither is left."""
         with tempfile.TemporaryDirectory(prefix="tidegate-demo-") as folder:
-            server = cls(Path(folder), model)
+            language_model = synthesise("llama-tiny", Path(folder))[0]
+            settings = _SETTINGS.format(
+                name=MODEL_NAME, model=model, talker=TALKER, language_model=language_model
+            )
+            server = cls(Path(folder), settings)
             try:
                 yield server
             finally:
@@ -76,7 +77,7 @@ class DemoServer:
     def start(self) -> str:
         """Start a server; its address. Raises WorkerError."""
         command = [sys.executable, "-c", _MAIN, "serve", "--config", str(self._config)]
-        command += ["--state", str(self._state), "--port", "0"]
+        command += ["--state", str(self.state), "--port", "0"]
         with self._log.open("ab") as log:
             process = self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert process.stdout is not None, "it was asked for"
@@ -118,9 +119,13 @@ class DemoServer:
         """Its process id, 0 when there is none."""
         return self._process.pid if self._process else 0
 
+    def ledger(self) -> VirtualCard:
+        """The ledger of its card, open."""
+        return VirtualCard(self.state / "card-3GiB.vcard")
+
     def card(self) -> CardReading:
         """The card as its ledger has it."""
-        with closing(VirtualCard(self._state / "card-3GiB.vcard")) as card:
+        with self.ledger() as card:
             return card.read().cards[0]
 
 
