@@ -9,6 +9,7 @@ from tidegate.core import effects as ef
 from tidegate.core import events as ev
 from tidegate.core.house import CardDescriptor
 from tidegate.core.llm.level import Level, Tide
+from tidegate.core.patience import TURN_MS
 from tidegate.core.quantity import GIB, MIB
 from tidegate.core.stage import Placement, Stage
 
@@ -63,6 +64,19 @@ def test_a_chat_stops_sampling_only_where_that_pays() -> None:
     stops = [effect for effect in seen.effects if isinstance(effect, ef.StopStage)]
     assert not stops
     assert _first(seen, ef.FinishChat, request="a")
+
+
+def test_an_image_that_went_before_an_answer_has_a_turn() -> None:
+    """Else it takes the card from the answer for a millisecond, and the answer takes it back."""
+    seen = Recorder(house(3 * GIB), chat(0, "a", length_ms=8_000), job(3_000, side=96, steps=30))
+    state = seen.world.arbiter.state
+    state.policy = replace(state.policy, answer_wait_max_ms=0)
+    seen.until(200_000)
+    begun = _first(seen, ef.RunStage, stage=Stage.DENOISE)
+    stopped = _first(seen, ef.StopStage)
+    assert stopped > begun
+    assert seen.at_ms(stopped) - seen.at_ms(begun) >= TURN_MS
+    assert _first(seen, ef.FinishJob, job="job0", outcome=ef.Outcome.DONE)
 
 
 def test_two_models_do_not_take_the_card_from_each_other_with_every_token() -> None:

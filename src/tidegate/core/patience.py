@@ -11,7 +11,7 @@ The wait is bounded: for answers by the policy, for a quantum by the quantum, fo
 
 from __future__ import annotations
 
-from tidegate.core.image.job import Job
+from tidegate.core.image.job import Job, Run
 from tidegate.core.image.ladder import climb
 from tidegate.core.image.staging import question_for
 from tidegate.core.llm.level import MOVING, SERVING
@@ -25,7 +25,7 @@ from tidegate.core.state import State
 from tidegate.core.worker import Worker
 from tidegate.core.yielding import Taking
 
-# An image's turn grows by this with each time it was stopped.
+# An image's turn at the least, when somebody waits for it; it grows by this with each time it was stopped.
 TURN_MS = 1_000
 Answer = tuple[Plan | Refusal, StageQuestion]
 
@@ -68,15 +68,30 @@ def waits_for_answers(state: State, model: Model) -> bool:
 
 def turn_ends_ms(state: State, job: Job) -> int:
     """Until when a stage that runs is not stopped for anybody: the oftener it was stopped, the longer, up to
-    a quantum, so that every image gets on.
+    a quantum, so that every image gets on. One that went before somebody has a turn at least, or taking the
+    card from him would have been for nothing.
     """
-    begun_ms = job.run.begun_ms if job.run is not None else state.now_ms
-    return begun_ms + min(state.policy.quantum_ms, job.yields_count * TURN_MS)
+    run = job.run
+    if run is None:
+        return state.now_ms
+    turns_count = job.yields_count + _went_before(state, run)
+    return run.begun_ms + min(state.policy.quantum_ms, turns_count * TURN_MS)
 
 
 def quantum_until_ms(state: State, model: Model) -> int:
     """Until when a model that came up while images waited is left alone."""
     return model.serving_since_ms + state.policy.quantum_ms if model.was_contended else state.now_ms
+
+
+def _went_before(state: State, run: Run) -> bool:
+    """Whether an answer on the same card waited already when this stage began."""
+    card = state.workers[run.worker].card
+    return any(
+        request.phase in WAITING and request.waiting_since_ms <= run.begun_ms
+        for model in state.models.values()
+        if model.card == card
+        for request in model.requests.values()
+    )
 
 
 def _ask(state: State, job: Job, worker: Worker, *, taking: Taking, candidates_max: int) -> Answer:
