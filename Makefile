@@ -30,7 +30,7 @@ help:
 	@echo 'make bench-policies  compare policies in the simulator: INSTANCES=$(INSTANCES) MINUTES=$(MINUTES), resumable'
 	@echo 'make sim      simulated worlds: SEEDS=$(SEEDS) of them FROM=$(FROM)'
 	@echo 'make chaos    what make test samples, complete; then a soak of SOAK=$(SOAK) minutes, then the storm; long'
-	@echo 'make storm    FAULTS=$(FAULTS) of SEED=$(SEED) on a real server: kills, refusals, restarts; goes on where it broke off'
+	@echo 'make storm    FAULTS=$(FAULTS) of SEED=$(SEED) on a real server with images and chats: kills, refusals, guests, restarts; goes on where it broke off'
 	@echo 'make lock     resolve the dependencies again'
 	@echo 'make clean    remove .venv and tool caches; models and native builds stay in the cache folder'
 	@echo
@@ -84,7 +84,7 @@ chaos: setup
 	@$(MAKE) --no-print-directory storm
 
 storm: setup
-	@$(BIN)/python -m tests.chaos --resume --faults $(FAULTS) --seed $(SEED)
+	@PYTHONPATH=tests $(BIN)/python -m tests.chaos --resume --faults $(FAULTS) --seed $(SEED)
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 

@@ -14,8 +14,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from tests.chaos.chats import QUESTIONS_COUNT, Chats
 from tests.chaos.images import RECIPES_COUNT, Images
-from tests.chaos.models import TREE, tiny_model
+from tests.chaos.models import TREE, tiny_model, tiny_talker
 from tests.chaos.place import Broken
 from tests.chaos.script import Kind
 from tests.chaos.storm import Storm, opened
@@ -32,9 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     if tally is None or tally.faults >= options.faults or tally.troubles:
         shutil.rmtree(folder, ignore_errors=True)
         tally = Tally(seed=options.seed)
-    place = opened(folder, Path(options.model) if options.model else tiny_model())
+    talker = Path(options.talker) if options.talker else tiny_talker()
+    place = opened(folder, Path(options.model) if options.model else tiny_model(), talker)
     images = Images(place.model, known=tally.pictures, recipes_count=options.recipes)
-    storm = Storm(place, tally, record=folder / RECORD, workloads=(images,))
+    chats = Chats(talker, known=tally.answers, questions_count=options.questions)
+    storm = Storm(place, tally, record=folder / RECORD, workloads=(images, chats))
     try:
         with place.open():
             among = tuple(Kind(name) for name in options.kinds.split(","))
@@ -44,10 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say(f"broken off in round {tally.next_round}; --resume goes on from there")
     finally:
+        chats.close()
         images.close()
         tally.save(folder / RECORD)
     rate = 60 * tally.faults / tally.took_s if tally.took_s else 0.0
     _say(f"struck {tally.struck}, met nobody {tally.missed}, {rate:.0f} faults a minute")
+    _say(tally.texts())
     for trouble in tally.troubles:
         _say(f"BROKEN: {trouble}")
     print(tally.line(), flush=True)
@@ -61,6 +66,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on where a run of this seed was broken off")
     parser.add_argument("--folder", default="", help="state and record; build/chaos/seed-S when not given")
     parser.add_argument("--model", default="", help="sd1-tiny.safetensors; made when not given")
+    parser.add_argument("--talker", default="", help="llama-tiny.gguf; made when not given")
+    parser.add_argument("--questions", type=int, default=QUESTIONS_COUNT, help="how many different questions")
     parser.add_argument("--recipes", type=int, default=RECIPES_COUNT, help="how many different requests")
     parser.add_argument("--kinds", default=",".join(Kind), help="which faults, with commas between")
     return parser.parse_args(arguments)

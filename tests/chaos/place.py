@@ -24,7 +24,7 @@ from tests.chaos.script import House
 from tidegate.runtime.cards.virtual import VirtualCard
 
 MAIN = "import sys; from tidegate.cli.main import main; sys.exit(main())"
-IMAGE_WORKER = "tidegate.workers.image"
+STANDBYS = frozenset({"tidegate.workers.image", "tidegate.workers.llm"})
 # A machine with ten busy processes for each core was seen to take three minutes.
 START_MAX_S = 600
 END_MAX_S = 180
@@ -48,6 +48,17 @@ model = "{model}"
 threads = 1
 flash_attention = {flash}
 """
+TALKER = """
+[[llms]]
+name = "talker"
+file = "{talker}"
+mmproj = "none"
+context = 4096
+slots = 4
+batch = 512
+threads = 1
+evaluation = "reproducible"
+"""
 # Two that share all their components, and one that shares none with them.
 MODELS = {"tiny": "true", "twin": "true", "plain": "false"}
 
@@ -59,12 +70,16 @@ class Broken(AssertionError):
 class Place:
     """A state folder and the server that lives over it now."""
 
-    def __init__(self, folder: Path, model: Path, *, house: House, policy: str = POLICY) -> None:
+    def __init__(
+        self, folder: Path, model: Path, *, house: House, policy: str = POLICY, talker: Path | None = None
+    ) -> None:
+        """`talker` is a language model, if there shall be one."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.state = folder / "state"
         self.house = house
         self.model = model
+        self._talker = talker
         self._policy = policy
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
@@ -176,11 +191,11 @@ class Place:
         return next((int(found["pid"]) for found in workers if found["kind"] == kind and found["pid"]), 0)
 
     def standby(self) -> int:
-        """The image worker that waits, 0 when there is none."""
+        """A worker that waits to be of use, 0 when there is none."""
         busy = {found["pid"] for found in self.call("GET", "/internal/health")["workers"]}
         for process in self.family()[1:]:
             with contextlib.suppress(psutil.Error):  # it ended meanwhile
-                if IMAGE_WORKER in process.cmdline() and process.pid not in busy:
+                if process.pid not in busy and not STANDBYS.isdisjoint(process.cmdline()):
                     return process.pid
         return 0
 
@@ -195,6 +210,11 @@ class Place:
             server = psutil.Process(self._process.pid)
             return [server, *server.children(recursive=True)]
         return []
+
+    @property
+    def url(self) -> str:
+        """Where the server is now."""
+        return self._url
 
     @property
     def pid(self) -> int:
@@ -218,6 +238,8 @@ class Place:
         )
         for name, flash in MODELS.items():
             text += MODEL.format(name=name, model=self.model, flash=flash)
+        if self._talker is not None:
+            text += TALKER.format(talker=self._talker)
         self._config.write_text(text, encoding="utf-8")
 
     def _ledger(self, house: House) -> Path:

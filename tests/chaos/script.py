@@ -1,10 +1,10 @@
 """The script: what happens in round n of a seed, the same every time.
 
-    a round = a few images (and later chats) asked for, strikes at moments of their making, and their end
+    a round = a few images and chats asked for, strikes at moments of their making, and their end
 
-Owns the lottery. How a strike is carried out is `strikes`' part, how an image is asked for and judged the
-part of `images`. A moment is a share of the time that the round's work is expected to take, so that fast and
-slow machines are struck in the same places.
+Owns the lottery. How a strike is carried out is `strikes`' part, how work is asked for and judged the part
+of `images` and `chats`. A moment is a share of the time that the round's work is expected to take, so that
+fast and slow machines are struck in the same places.
 """
 
 from __future__ import annotations
@@ -16,35 +16,44 @@ from dataclasses import dataclass
 
 from tidegate.core.quantity import GIB, MIB
 
-STRIKES_MAX = 4
+STRIKES_MAX = 5
 
 
 class Kind(enum.StrEnum):
     """What can go wrong."""
 
     WORKER = "worker"  # kill -9 of the image worker
+    TALKER = "talker"  # kill -9 of the language model's process
+    FRONT = "front"  # kill -9 of the process that owns the conversations
     SERVER = "server"  # kill -9 of the server, then another one, perhaps in another house
     REFUSAL = "refusal"  # the card refuses an allocation
     FOREIGN = "foreign"  # somebody else takes most of the card
+    GUEST = "guest"  # somebody asks for a part of the card, and holds it for a while
     PREDICTOR = "predictor"  # kill -9 of the predictor
     STANDBY = "standby"  # kill -9 of the worker that waits
-    CRASH = "crash"  # the worker ends by a fault of its own
-    PAUSE = "pause"  # the worker is stopped for a moment, as on a machine that slept
+    CRASH = "crash"  # the image worker ends by a fault of its own
+    FAINT = "faint"  # the language model's process ends by a fault of its own
+    PAUSE = "pause"  # a worker is stopped for a moment, as on a machine that slept
     RAM = "ram"  # other limits of RAM, by a reload
 
 
 _SHARES = {
-    Kind.WORKER: 52,
-    Kind.SERVER: 13,
-    Kind.REFUSAL: 9,
-    Kind.FOREIGN: 8,
-    Kind.PREDICTOR: 5,
-    Kind.STANDBY: 4,
-    Kind.CRASH: 4,
-    Kind.PAUSE: 3,
-    Kind.RAM: 2,
+    Kind.WORKER: 30,
+    Kind.TALKER: 20,
+    Kind.SERVER: 12,
+    Kind.REFUSAL: 10,
+    Kind.FRONT: 8,
+    Kind.FOREIGN: 5,
+    Kind.GUEST: 4,
+    Kind.PREDICTOR: 3,
+    Kind.STANDBY: 3,
+    Kind.CRASH: 2,
+    Kind.FAINT: 1,
+    Kind.PAUSE: 1,
+    Kind.RAM: 1,
 }
-# The weights of the model: text encoder 235 MiB, diffusion 618 MiB.
+# The weights of the image model: text encoder 235 MiB, diffusion 618 MiB; the language model with its KV
+# cache and buffers about 40 MiB.
 CARDS_BYTES = (3 * GIB, 1 * GIB, 900 * MIB, 640 * MIB, 320 * MIB, 96 * MIB)
 # Little enough to matter, enough for one component on the CPU beside two or three idle processes.
 RAMS_BYTES = (0, 0, 4 * GIB, 2560 * MIB)

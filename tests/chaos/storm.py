@@ -1,7 +1,6 @@
 """The storm: round after round of work and strikes, until so many faults have met somebody.
 
-Owns the loop and the workloads' protocol. Images are one workload; others (chats) implement the same four
-methods and are put beside it in `storm`.
+Owns the loop and the workloads' protocol: `images` and `chats` are the two there are.
 """
 
 from __future__ import annotations
@@ -117,9 +116,9 @@ class Storm:
             raise Broken(f"{started} images were finished, and the gallery holds {len(set(names))}")
 
 
-FOREIGN_MAX_S = 20.0
+FOREIGN_MAX_S = 8.0
 
 
-def opened(folder: Path, model: Path) -> Place:
+def opened(folder: Path, model: Path, talker: Path | None) -> Place:
     """The place of a storm, in the first house."""
-    return Place(folder, model, house=House())
+    return Place(folder, model, house=House(), talker=talker)

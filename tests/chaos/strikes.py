@@ -16,6 +16,7 @@ from tests.chaos.place import Place
 from tests.chaos.script import Kind, Strike
 
 PAUSE_MAX_S = 2.0
+GUEST_HOLDS_MS = 4_000
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGTERM)
 # A stage makes a handful of allocations; later ones would be counted for ever and never be met.
 REFUSED_MAX = 12
@@ -27,6 +28,7 @@ class Striker:
     def __init__(self, place: Place, *, again: Callable[[], None]) -> None:
         self._place = place
         self._again = again
+        self._leases: list[str] = []
 
     def strike(self, strike: Strike) -> bool:
         """Carry it out; whether it met somebody."""
@@ -34,14 +36,22 @@ class Striker:
         match strike.kind:
             case Kind.WORKER:
                 return _signalled(place.worker("image"), signal.SIGKILL)
+            case Kind.TALKER:
+                return _signalled(place.worker("llm"), signal.SIGKILL)
+            case Kind.FRONT:
+                return _signalled(place.worker("front"), signal.SIGKILL)
             case Kind.PREDICTOR:
                 return _signalled(place.worker("predictor"), signal.SIGKILL)
             case Kind.STANDBY:
                 return _signalled(place.standby(), signal.SIGKILL)
             case Kind.CRASH:
                 return _signalled(place.worker("image"), CRASHES[int(strike.amount * len(CRASHES))])
+            case Kind.FAINT:
+                return _signalled(place.worker("llm"), CRASHES[int(strike.amount * len(CRASHES))])
             case Kind.PAUSE:
                 return self._paused(strike.amount)
+            case Kind.GUEST:
+                return self._visited(strike.amount)
             case Kind.SERVER:
                 place.kill()
                 place.start(strike.house)
@@ -66,9 +76,23 @@ class Striker:
         with contextlib.closing(self._place.card()) as card:
             card.set_foreign(0)
             card.clear_faults()
+        while self._leases:
+            self._place.ask("DELETE", f"/internal/leases/{self._leases.pop()}")
+
+    def _visited(self, amount: float) -> bool:
+        wish = {
+            "bytes": max(1, int(self._place.house.card_bytes * amount)),
+            "purpose": "a guest of the storm",
+            "hold_ms": GUEST_HOLDS_MS,
+            "wait_ms": GUEST_HOLDS_MS,
+        }
+        status, answer = self._place.ask("POST", "/internal/negotiate_vram", wish)
+        if status == 200:
+            self._leases.append(answer["lease"])
+        return bool(status == 200)
 
     def _paused(self, amount: float) -> bool:
-        pid = self._place.worker("image")
+        pid = self._place.worker("image" if int(amount * 100) % 2 else "llm")
         if not _signalled(pid, signal.SIGSTOP):
             return False
         threading.Event().wait(amount * PAUSE_MAX_S)

@@ -1,6 +1,7 @@
 """The tally: what a storm has done so far, kept in a file, so that one that is broken off goes on.
 
-Owns the counts, the hashes of undisturbed pictures, the last line, and nothing of how things are counted.
+Owns the counts, the hashes of undisturbed pictures and answers, the last line, and nothing of how things are
+counted.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Tally:
     works: dict[str, dict[str, int]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
     pictures: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
     took_s: float = 0.0
 
     @property
@@ -62,6 +64,11 @@ class Tally:
             f"identical={images['identical']}/{images['compared']} "
             f"chats={chats['finished']}/{chats['started']}"
         )
+
+    def texts(self) -> str:
+        """How many answers were, to the letter, those that nobody disturbed."""
+        chats = Counter(self.works.get("chats", {}))
+        return f"answers that are the undisturbed ones: {chats['identical']}/{chats['compared']}"
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""

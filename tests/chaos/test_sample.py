@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,25 +12,32 @@ from tests.chaos.place import Place
 from tests.chaos.script import House
 from tests.chaos.soak import judged, soaked
 
-# Among its first faults are killed workers, a killed server and a crash.
+# Among its first faults are a killed server, and killed workers of both engines.
 SEED = 7
 
 
 @pytest.mark.slow
-def test_after_a_few_faults_every_image_is_finished_and_the_same(
-    tmp_path: Path, sd1_tiny: Path, capsys: pytest.CaptureFixture[str]
+def test_after_a_few_faults_every_image_and_every_answer_is_whole_and_the_same(
+    tmp_path: Path,
+    sd1_tiny: Path,
+    synthetic_models: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    talker = synthetic_models("llama-tiny") / "llama-tiny.gguf"
     common = ["--seed", str(SEED), "--folder", str(tmp_path / "storm"), "--model", str(sd1_tiny)]
-    common += ["--recipes", "2", "--resume"]
-    for faults in (1, 4):
+    common += ["--talker", str(talker), "--recipes", "2", "--questions", "2", "--resume"]
+    for faults in (1, 5):
         code = main([*common, "--faults", str(faults)])
         said = capsys.readouterr().out.splitlines()
         assert code == 0, "\n".join(said)
-        found = re.fullmatch(r"faults=(\d+) images=(\d+)/(\d+) identical=(\d+)/(\d+) chats=0/0", said[-1])
+        shape = r"faults=(\d+) images=(\d+)/(\d+) identical=(\d+)/(\d+) chats=(\d+)/(\d+)"
+        found = re.fullmatch(shape, said[-1])
         assert found, said[-1]
-        struck, finished, started, identical, compared = map(int, found.groups())
+        struck, finished, started, identical, compared, answered, asked = map(int, found.groups())
         assert struck == faults
         assert 0 < finished == started == identical == compared
+        assert 0 < answered == asked
+        assert said[-2] == f"answers that are the undisturbed ones: {asked}/{asked}"
     assert int(said[0].split()[1].rstrip(":")) > 1, "the second run went on where the first had stopped"
 
 
