@@ -86,12 +86,12 @@ def test_a_signal_is_handed_on_and_the_program_decides(server: Running) -> None:
     with begun(server, sys.executable, "-c", HEARER) as process:
         assert line_of(process.stdout) == "up\n"
         process.send_signal(signal.SIGTERM)
-        process.communicate()
+        process.wait()  # before its input ends, which would end the program too
     assert process.returncode == 5
     with begun(server, sys.executable, "-c", TALKER) as process:
         assert line_of(process.stdout) == "up\n"
         process.send_signal(signal.SIGTERM)
-        process.communicate()
+        process.wait()
     assert process.returncode == 128 + signal.SIGTERM
     assert not guests(server)
 
