@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,6 +115,7 @@ class TideHouse:
         self.server.kill()
         self._listener.join()
         self._client.close()
+        self._leases.clear()
 
     # --- asking
 
@@ -179,6 +181,19 @@ class TideHouse:
             self._leases[self.lease(more_bytes)] = more_bytes
         with self.server.ledger() as card:
             card.reset_peaks()
+
+    def leave_for_layers(self, count: int) -> int:
+        """Leave what so many layers of the language model take, and hardly more; how much that is."""
+        held = {}
+        for layers in (count, count + 1):
+            self.put("/api/models/talker/level", level="partial", layers=layers)
+            self.until("level", lambda data, n=layers: (data["level"], data["layers"]) == ("partial", n))
+            held[layers] = self.tenants()["llm/talker"]["predicted_bytes"]
+        left_bytes = (held[count] + held[count + 1]) // 2
+        self.unload("talker")
+        self.stands("cold")
+        self.leave(left_bytes)
+        return left_bytes
 
     def foreign(self, amount_bytes: int) -> None:
         """Somebody takes so much of what is free on the card, without asking; comes back when it was seen."""
@@ -293,6 +308,14 @@ class TideHouse:
             assert data is not None
             return data
 
+    def comes(self, kind: str, holds: Callable[[Json], object], *, until_s: float) -> bool:
+        """Whether such an event is there by this moment of the monotonic clock."""
+        with self._heard:
+            left_s = max(0.0, until_s - time.monotonic())
+            return self._heard.wait_for(
+                lambda: any(name == kind and holds(data) for name, data in self._events), left_s
+            )
+
     def notice(self, words: str, *, since: int = 0) -> str:
         """Wait for a notice with these words; all of it."""
         return str(self.until("notice", lambda data: words in data["text"], since=since)["text"])
@@ -320,6 +343,12 @@ class TideHouse:
                     with self._heard:
                         self._events.append((name, json.loads(value)))
                         self._heard.notify_all()
+
+
+def placements(view: Json) -> dict[str, str]:
+    """Where each stage of a job ran, with its tile."""
+    found = view["images"][0]["executions"].items()
+    return {stage: how["placement"] + (f"/{how['tile']}" if how["tile"] else "") for stage, how in found}
 
 
 def _answered(answer: httpx2.Response) -> Json:

@@ -1,4 +1,4 @@
-"""The image worker with bad luck: now and then NaN, infinity or one colour where numbers should be.
+"""The image worker with bad luck: now and then NaN, infinity, one colour, or a crash.
 
 The engine, and all that finds such numbers, is the real one. Orders are `STAGE:WHAT`, see `doubles`. Takes
 effect when it is imported, before the worker begins.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 
 import numpy as np
 from tests.chaos import doubles
@@ -33,6 +34,8 @@ class Unlucky(stages.Engine):
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         latent = super()._latent(command, role)
         if command.stage is Stage.DECODE and (word := doubles.take_one("decode:")):
+            if word == "decode:crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
             latent = np.full_like(latent, _VALUES[word.partition(":")[2]])
         return latent
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from relay_runs import order_for
+from tide_house import TideHouse
 from tidegate.runtime.checkpoints import STATE_VARIABLE
 from tidegate.runtime.order import ImageOrder
 
@@ -35,6 +36,20 @@ def tide_files(synthetic_models: Callable[[str], Path]) -> dict[str, Path]:
         "language": synthetic_models("llama-tiny") / "llama-tiny.gguf",
         "packed_language": synthetic_models("llama-tiny:q4_K") / "llama-tiny-q4_K.gguf",
     }
+
+
+@pytest.fixture(scope="module")
+def open_house(tide_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TideHouse]:
+    """A server of the module with these models."""
+    with TideHouse(tmp_path_factory.mktemp("house"), **tide_files).open() as house:
+        yield house
+
+
+@pytest.fixture
+def house(open_house: TideHouse) -> Iterator[TideHouse]:
+    """The house of a module, whole again after each test."""
+    yield open_house
+    open_house.recover()
 
 
 @pytest.fixture

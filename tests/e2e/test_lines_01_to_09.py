@@ -6,38 +6,18 @@ to. What is compared with the server's own words is the card's ledger, which ano
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tide_house import Json, TideHouse
+from tide_house import TideHouse, placements
+from tide_talk import Json
 from tidegate.cli.demo_server import CARD_BYTES
 from tidegate.core.quantity import MIB
 
 pytestmark = pytest.mark.slow
 IMAGE = "image/VCARD0"
 TALKER = "llm/talker"
-
-
-@pytest.fixture(scope="module")
-def open_house(tide_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TideHouse]:
-    with TideHouse(tmp_path_factory.mktemp("house"), **tide_files).open() as house:
-        yield house
-
-
-@pytest.fixture
-def house(open_house: TideHouse) -> Iterator[TideHouse]:
-    """The house, whole again after each test."""
-    yield open_house
-    open_house.recover()
-
-
-def placements(view: Json) -> dict[str, str]:
-    """Where each stage of a job ran, with its tile."""
-    found = view["images"][0]["executions"].items()
-    return {stage: how["placement"] + (f"/{how['tile']}" if how["tile"] else "") for stage, how in found}
 
 
 def test_line_01_it_is_known_who_holds_how_much(house: TideHouse) -> None:

@@ -14,6 +14,7 @@ from tidegate.core.llm.level import Level
 from tidegate.runtime.llm_registry import LlmRegistry, gathered_llms
 from tidegate.runtime.settings import Settings
 from tidegate.runtime.settings_file import Overrides, checked, load
+from tidegate.runtime.settings_llm import LlmSettings
 from tidegate.wire.llm_child import Evaluation
 
 
@@ -148,3 +149,11 @@ def test_two_models_of_one_name_are_a_mistake_even_of_two_kinds() -> None:
     tables = {"models": [{"name": "a", "model": "a"}], "llms": [{"name": "A", "file": "b"}]}
     with pytest.raises(ClientError, match="two models are called"):
         checked(tables, source="a test")
+
+
+def test_another_backend_is_refused_by_name() -> None:
+    assert LlmSettings(name="m", file="m.gguf").backend == "tidegate"
+    with pytest.raises(ValueError, match="llama-server cannot compute for tidegate yet"):
+        LlmSettings(name="m", file="m.gguf", backend="llama-server")
+    with pytest.raises(ValueError, match="only the backend"):
+        LlmSettings(name="m", file="m.gguf", backend="ollama")

@@ -7,15 +7,18 @@ which files there are is found by `llm_registry`.
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tidegate.core.llm.level import Level
 from tidegate.wire.llm_child import Evaluation, Overflow
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
 PATH_LENGTH_MAX = 4_096
+
+# The loop in `tidegate.workers.llm`.
+OWN_BACKEND: Final = "tidegate"
 
 
 class KvType(enum.StrEnum):
@@ -94,6 +97,21 @@ class LlmSettings(LlmTable):
     template: str = Field(
         default="", max_length=PATH_LENGTH_MAX, description="File of a chat template instead of the model's."
     )
+    backend: str = Field(
+        default=OWN_BACKEND, max_length=40, description="Who computes; llama-server cannot be chosen yet."
+    )
+
+    @field_validator("backend")
+    @classmethod
+    def _is_there(cls, value: str) -> str:
+        if value == "llama-server":
+            raise ValueError(
+                "llama-server cannot compute for tidegate yet (docs/decisions says what is missing); "
+                f"leave `backend` out, or say {OWN_BACKEND!r}"
+            )
+        if value != OWN_BACKEND:
+            raise ValueError(f"there is only the backend {OWN_BACKEND!r}")
+        return value
 
 
 def options_of(common: LlmDefaults, own: LlmSettings | None) -> LlmDefaults:

@@ -78,6 +78,8 @@ class Tidekeeper:
             evaluation=options.evaluation,
             overflow=options.overflow,
             image_tokens_max=options.image_tokens_max if entry.mmproj else 0,
+            # Pools of a real card's driver grow with use; a virtual card and the CPU have none.
+            warm_up_tokens_count=options.batch if berth.device and not berth.ledger_path else 0,
         )
         await self.process.talk.ask(command, llm_child.LlmOpened)
 

@@ -98,8 +98,9 @@ def _layer_counts(
         yield wished_layers(state, model)
         return
     context = state.ledger.pools[model.card].descriptor.context_bytes
-    attempts_max = state.policy.level_attempts_max
-    most = total * max(0, attempts_max - model.attempts_count) // attempts_max
+    # The last attempt asks nothing of the card.
+    steps = max(1, state.policy.level_attempts_max - 1)
+    most = total * max(0, steps - model.attempts_count) // steps
     exact = [
         _most_layers(footprint, usable - context)
         for usable in (card.usable_bytes + freed_bytes, card.usable_bytes)

@@ -17,7 +17,7 @@ import numpy as np
 from tidegate.core.faults import ClientError
 from tidegate.wire import asks, frames, llm_front, llm_link, messages
 from tidegate.wire.llm_link import Ending
-from tidegate.wire.messages import Message
+from tidegate.wire.messages import FaultKind, Message
 from tidegate.workers.front.chances import chances_of, with_chances
 from tidegate.workers.front.intake import taken_in
 from tidegate.workers.front.link import Link
@@ -145,7 +145,7 @@ class Desk:
         saved, common = request.saved, 0
         if saved is not None:
             common = saved.note.tokens_count
-        elif not request.pictures:
+        elif not request.pictures and not request.is_anew:
             remembered = self._memories.find(request.model, request.history)
             if remembered is not None:
                 memory, common = remembered
@@ -255,16 +255,14 @@ class Desk:
         deltas = request.speech.feed(run.ids)
         if run.likely:
             deltas = with_chances(deltas, chances_of(self._models.named(request.model).vocabulary, run))
+        self._say_word(request, deltas, run.ids)
         if request.speech.is_stopped:
-            self._say_word(request, deltas, run.ids)
             self._leave(request)
             self._end(request, asks.Finish.STOP)
-        else:
-            self._say_word(request, deltas, run.ids)
-            if run.ending is not None:
-                self._attempts.pop(run.stream)
-                request.leave()
-                self._end(request, _FINISHES[run.ending])
+        elif run.ending is not None:
+            self._attempts.pop(run.stream)
+            request.leave()
+            self._end(request, _FINISHES[run.ending])
 
     def _embedded(self, request: Vectors, message: llm_link.Embedded) -> None:
         index = request.streams.pop(message.stream)
@@ -284,7 +282,10 @@ class Desk:
     def _failed(self, request: Request | Vectors, message: llm_link.Failed) -> None:
         link = request.link
         self._leave(request)
-        if message.is_final:
+        if message.fault is FaultKind.NOT_FINITE and not request.may_begin_anew():
+            told = f"{request.model} computed NaN or infinity. Check its file: download it again."
+            self._end(request, asks.Finish.FAILED, code="not_finite", message=told)
+        elif message.is_final:
             self._end(request, asks.Finish.FAILED, code="bad_request", message=message.message)
         elif link is not None:
             self._say(

@@ -46,6 +46,7 @@ class Request:
     saved: Saved | None = None
     kept_count: int = 0  # See llm_link.Shifted.
     shifted_count: int = 0
+    is_anew: bool = False  # It is evaluated from its beginning, because numbers were none.
     link: Link | None = None
     stream: int = 0
 
@@ -65,6 +66,14 @@ class Request:
         self.keep(None)
         self.kept_count = shift.kept_count
         self.shifted_count += shift.shifted_count
+
+    def may_begin_anew(self) -> bool:
+        """After numbers that were none: once, from the beginning, as what was saved may hold the same."""
+        if self.is_anew:
+            return False
+        self.keep(None)
+        self.is_anew = True
+        return True
 
     def leave(self) -> None:
         """No child is serving it any more."""
@@ -88,6 +97,10 @@ class Vectors:
     found: dict[int, tuple[float, ...]] = field(default_factory=dict)
     streams: dict[int, int] = field(default_factory=dict)
     link: Link | None = None
+
+    def may_begin_anew(self) -> bool:
+        """Its numbers would be the same again."""
+        return False
 
     @property
     def prompt_count(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple  # Any: pointers of the bindings
 
@@ -89,6 +90,12 @@ class Context:
         self.decode(rows)
         self._api.llama_synchronize(self.pointer)
         self.clear()
+
+    def has_sense(self, row: int, token: int) -> bool:
+        """Whether the logit of a token of this row of the last batch is a number. One NaN on the way through
+        the layers makes all of them NaN, so looking at the token that was chosen is enough.
+        """
+        return math.isfinite(self._api.llama_get_logits_ith(self.pointer, row)[token])
 
     def logits(self, row: int, vocabulary_count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         """The logits of a row of the last batch; a view that the next batch overwrites."""

@@ -238,6 +238,8 @@ class Loop:
         assert stream.chain is not None, "a stream that computes has samplers"
         try:
             token = stream.chain.choose(self.context, row)
+            if not self.context.has_sense(row, token):
+                raise EngineRefused(FaultKind.NOT_FINITE, "the model computed NaN or infinity")
         except EngineRefused as refusal:
             self._fail(slot, stream, refusal)
             return

@@ -6,6 +6,8 @@ text itself, and needs it in one batch; for others it is the mean over all token
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tidegate.wire.messages import FaultKind
@@ -29,5 +31,8 @@ def computed(context: Context, sequence: int, text: Text) -> bytes | None:
     if text.done_count < len(text.tokens):
         return None
     vector = np.asarray(text.total)
-    vector /= np.linalg.norm(vector) or 1.0
+    norm = float(np.linalg.norm(vector))
+    if not math.isfinite(norm):
+        raise EngineRefused(FaultKind.NOT_FINITE, "the model computed NaN or infinity")
+    vector /= norm or 1.0
     return vector.astype("<f4").tobytes()
