@@ -94,6 +94,8 @@ def test_a_deleted_image_is_gone(server: Running) -> None:
         ("POST", "/api/jobs", {"prompt": "x", "model": "../../etc/passwd"}, 404, "unknown_model"),
         ("POST", "/api/jobs", {"prompt": "x", "steps": "2"}, 422, "bad_request"),
         ("POST", "/api/jobs", {"prompt": "x", "width": 128, "height": 64}, 400, "bad_size"),
+        ("POST", "/api/jobs", {"prompt": "a " + "x" * 2_001}, 400, "endless_word"),
+        ("POST", "/api/jobs", {"prompt": "a", "negative": "?" * 2_001}, 400, "endless_word"),
         ("POST", "/api/jobs", {"prompt": "x", "sampler": "nope"}, 400, "unknown_sampler"),
         ("POST", "/api/jobs", {"prompt": "x", "picture": "%"}, 400, "picture_unreadable"),
         ("POST", "/api/jobs", {"prompt": "x", "picture": "AAAA"}, 400, "picture_unreadable"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,10 @@ SEED_MAX: Final = 2**32 - 1
 COUNT_MAX: Final = 64
 SIDE_MAX: Final = 16_384
 STEPS_MAX: Final = 1_000
+# The engine's tokenizer takes time with the square of a word's length: a second for this one, but minutes
+# for twenty thousand letters. Scripts without spaces have punctuation; signs in a row are a word too.
+WORD_MAX: Final = 2_000
+_ENDLESS: Final = re.compile(r"[^\W_]{N}|(?:[^\w\s]|_){N}".replace("N", str(WORD_MAX + 1)))
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,11 +126,24 @@ class ImageOrder:
 
 
 def check_request(request: ImageRequest, opened: Opened) -> None:
-    """Refuse what only the opened model can judge: samplers and schedulers by name, and the grid of sizes."""
+    """Refuse what is not for the engine: unknown names, sizes off its grid, endless words."""
+    check_words(request.prompt)
+    check_words(request.negative)
     check_name("sampler", request.sampler, opened.samplers)
     check_name("scheduler", request.scheduler, opened.schedulers)
     check_multiple("width", request.width, opened.size_multiple)
     check_multiple("height", request.height, opened.size_multiple)
+
+
+def check_words(prompt: str) -> None:
+    """Refuse a word that would keep the tokenizer busy for minutes."""
+    found = _ENDLESS.search(prompt)
+    if found is not None:
+        raise ClientError(
+            f"The prompt has a word of more than {WORD_MAX} letters, which begins with {found[0][:20]!r}.",
+            remedy="Divide it by spaces.",
+            code="endless_word",
+        )
 
 
 def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
