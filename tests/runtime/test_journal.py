@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import resource
 import sqlite3
@@ -24,6 +25,7 @@ from tidegate.runtime.journal import codec, schema
 from tidegate.runtime.journal import records as rec
 from tidegate.runtime.journal.journal import FILE, Journal
 from tidegate.runtime.journal.records import Checkpoint, Ticket
+from tidegate.runtime.replay import replayed
 from tidegate.wire.messages import ImageRequest
 
 HOUSE = House(
@@ -280,3 +282,23 @@ def test_no_more_events_are_kept_than_wished_and_a_core_can_be_replayed_from_the
     assert 0 < events <= 1_000
     assert oldest == first + 1
     assert read_back(tmp_path).state.told_sequence == 3_000
+
+
+def test_a_replay_goes_on_from_the_new_core_after_a_reload(tmp_path: Path) -> None:
+    """A reloaded house is another core: it begins with its snapshot, and not where the old one was."""
+    wider = Arbiter(dataclasses.replace(HOUSE, image_models=()))
+    journal = Journal(tmp_path, on_problem=print)
+    journal.open()
+    journal.begin(Arbiter(HOUSE), is_fresh=True)
+    asyncio.run(journal.commit(None))
+    for at_ms in range(1, 4):
+        journal.append(ev.Told(at_ms=at_ms, sequence=at_ms))
+    asyncio.run(journal.commit(None))
+    journal.rebase(wider)
+    asyncio.run(journal.commit(None))
+    journal.append(ev.Told(at_ms=9, sequence=9))
+    journal.close()
+    steps = list(replayed(tmp_path))
+    assert [step.at_ms for step in steps] == [1, 2, 3, 9]
+    assert [step.agrees for step in steps] == [None, None, None, True]
+    assert read_back(tmp_path).state.house == wider.state.house

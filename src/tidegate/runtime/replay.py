@@ -45,34 +45,31 @@ def replayed(state: Path) -> Iterator[Step]:
 
 
 def _steps(journal: sqlite3.Connection) -> Iterator[Step]:
+    """Where numbers are missing, after a reload or a full disk, the next snapshot is where it goes on."""
     snapshots = dict(journal.execute("SELECT number, data FROM snapshots ORDER BY number"))
-    started = _start(journal, list(snapshots))
-    if started is None:
-        return
-    arbiter = codec.arbiter_of(snapshots[started])
-    for number, at_ms, kind, data in journal.execute(
-        "SELECT number, at_ms, kind, data FROM events WHERE number > ? ORDER BY number", (started,)
-    ):
+    events = journal.execute("SELECT number, at_ms, kind, data FROM events ORDER BY number")
+    waiting = iter(sorted(snapshots))
+    due = next(waiting, None)
+    arbiter: Arbiter | None = None
+    reached = 0
+    for number, at_ms, kind, data in events:
+        while due is not None and due < number:
+            # One that was reached by its events has been compared; any other begins a core.
+            if arbiter is None or due != reached:
+                arbiter, reached = codec.arbiter_of(snapshots[due]), due
+            due = next(waiting, None)
+        if arbiter is None or number != reached + 1:
+            arbiter = None
+            continue
         event = codec.event_of(kind, data)
-        effects = arbiter.handle(event)
+        reached = number
         yield Step(
             number=number,
             at_ms=at_ms,
             event=event,
-            effects=effects,
+            effects=arbiter.handle(event),
             agrees=_agrees(arbiter, snapshots[number]) if number in snapshots else None,
         )
-
-
-def _start(journal: sqlite3.Connection, numbers: list[int]) -> int | None:
-    """The oldest snapshot after which no event is missing."""
-    for number in numbers:
-        first, last, count = journal.execute(
-            "SELECT min(number), max(number), count(*) FROM events WHERE number > ?", (number,)
-        ).fetchone()
-        if count == 0 or (first == number + 1 and last - first + 1 == count):
-            return number
-    return None
 
 
 def _agrees(arbiter: Arbiter, snapshot: bytes) -> bool:

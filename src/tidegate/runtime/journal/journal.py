@@ -198,6 +198,8 @@ class Journal:
         for entry in batch:
             records += entry.records
             if entry.replica is not None:
+                # A number is left out, so that nobody feeds the new core's events to the old one.
+                self._number += 1
                 self._replica, self._is_holed = entry.replica, True
                 self._unseen.clear()
             if entry.event is None:
