@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -58,6 +58,11 @@ class Look:
     card_bytes: int
     stray_bytes: int
     jobs: int
+
+    @property
+    def family(self) -> tuple[int, int]:
+        """Threads and processes."""
+        return self.threads, self.processes
 
     def text(self) -> str:
         return (
@@ -108,13 +113,14 @@ class Soak:
 
     def _looked(self) -> Look:
         # A standby that is being started, a process that is being reaped: it takes a moment until all rests.
-        ends, before, same = time.monotonic() + SETTLED_S, None, 0
+        ends, last, same = time.monotonic() + SETTLED_S, self._look(), 0
         while time.monotonic() < ends and same < SAME_LOOKS:
-            look = astuple(self._look())[:3]
-            same = same + 1 if look == before else 0
-            before = look
             threading.Event().wait(0.3)
-        return self._look()
+            look = self._look()
+            # The connection over which we look is a descriptor of the server too, at times.
+            is_same = abs(look.descriptors - last.descriptors) <= 1 and look.family == last.family
+            last, same = look, same + 1 if is_same else 0
+        return last
 
     def _look(self) -> Look:
         server = psutil.Process(self._place.pid)

@@ -89,8 +89,8 @@ def check_ram(folder: Path, model: Path, *, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_six_jobs_take_turns_on_a_card_that_holds_no_two_models(tmp_path: Path, sd1_tiny: Path) -> None:
-    check_card(tmp_path, sd1_tiny, count=6)
+def test_four_jobs_take_turns_on_a_card_that_holds_no_two_models(tmp_path: Path, sd1_tiny: Path) -> None:
+    check_card(tmp_path, sd1_tiny, count=4)
 
 
 @pytest.mark.slow

@@ -43,9 +43,24 @@ def endless(tape: bytes) -> bytes:
     return tape[: HEADER_BYTES + RECORD_BYTES] + b"\x01\0\0\0" + (1 << 20).to_bytes(8, "little") + b"x" * 64
 
 
-@pytest.mark.parametrize("sampler", ["euler_a", "dpm++2s_a"])
+REMAINDERS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "only the header": lambda tape: tape[:HEADER_BYTES],
+    "half the header": lambda tape: tape[:20],
+    "one record": lambda tape: tape[: HEADER_BYTES + RECORD_BYTES],
+    "torn": torn,
+    "flipped": flipped,
+    "endless": endless,
+}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "names"),
+    # Reading a tape is the same for every sampler; what is kept of two evaluations in a step is not.
+    [("euler_a", tuple(REMAINDERS)), ("dpm++2s_a", ("one record", "torn"))],
+)
 def test_any_remainder_of_a_tape_continues_to_the_same_latent(
-    tmp_path: Path, synthetic_models: Callable[[str], Path], sampler: str
+    tmp_path: Path, synthetic_models: Callable[[str], Path], sampler: str, names: tuple[str, ...]
 ) -> None:
     arguments = {
         "files": tiny_files(synthetic_models("sd1-tiny")),
@@ -58,22 +73,12 @@ def test_any_remainder_of_a_tape_continues_to_the_same_latent(
 
     tape = whole.read_bytes()
     assert (len(tape) - HEADER_BYTES) % RECORD_BYTES == 0
-    remainders = {
-        "empty": b"",
-        "only the header": tape[:HEADER_BYTES],
-        "half the header": tape[:20],
-        "one record": tape[: HEADER_BYTES + RECORD_BYTES],
-        "torn": torn(tape),
-        "flipped": flipped(tape),
-        "endless": endless(tape),
-    }
-    paths = []
-    for name, content in remainders.items():
-        paths.append(tmp_path / f"{name}.tape")
-        paths[-1].write_bytes(content)
+    paths = [tmp_path / f"{name}.tape" for name in names]
+    for name, path in zip(names, paths, strict=True):
+        path.write_bytes(REMAINDERS[name](tape))
     with EngineProcess(SAMPLE, **arguments, tapes=[str(path) for path in paths]) as engine:
         samples = engine.only()["samples"]
-    assert dict(zip(remainders, samples, strict=True)) == dict.fromkeys(remainders, without)
+    assert dict(zip(names, samples, strict=True)) == dict.fromkeys(names, without)
     assert [path.read_bytes() == tape for path in paths] == [True] * len(paths)
 
 
