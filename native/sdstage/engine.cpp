@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "../vcard/vcard.h"
 #include "errors.hpp"
 
@@ -106,6 +110,10 @@ void Engine::load(Component component, Placement placement, int64_t budget_bytes
 void Engine::release(Component component) {
     std::lock_guard<std::mutex> lock(engine_lock());
     loaded_.erase(component);
+#ifdef __GLIBC__
+    // Tables of the tokenizer and scratch of the loading threads lie in arenas, which keep tens of MiB for next time.
+    malloc_trim(0);
+#endif
 }
 
 std::map<Component, Placement> Engine::loaded() const {
